@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// One function per binding file; each adds its operation to the module.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+
+namespace via::python {
+
+// Elements read below which an operation keeps Python's lock: releasing it would cost more.
+inline constexpr std::int64_t kShortWork = 1 << 16;
+
+// RuntimeError for CUDA tensors that this build has no kernel for.
+[[noreturn]] void fail_cuda(const char* op);
+
+void bind_build_info(pybind11::module_& m);
+void bind_compact_kv(pybind11::module_& m);
+void bind_filtered_probs(pybind11::module_& m);
+void bind_outputs(pybind11::module_& m);
+void bind_verify(pybind11::module_& m);
+
+}  // namespace via::python

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+// Vector lanes of the instruction set being compiled, and chunk loads. Every reduction runs over
+// kLanes = 32 lanes whatever the vector width and adds the lanes up in one order, so all instruction
+// sets give the same bits. Included by kernels_*.cpp only.
+#pragma once
+
+#include <cstdint>
+
+#include "core/exp2.h"
+#include "core/half.h"
+#include "core/macros.h"
+#include "core/softmax.h"
+#include "cpu/kernels.h"
+
+#if defined(__AVX512F__) && defined(__GNUC__) && !defined(__clang__)
+// GCC 12's own AVX-512 header starts "undefined" vectors from themselves.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+namespace via::cpu::VIA_ISA_NAMESPACE {
+
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+inline constexpr int kVectorBytes = 32;
+#else
+inline constexpr int kVectorBytes = 16;
+#endif
+inline constexpr int kLanes = 32;
+inline constexpr int kVectorLanes = kVectorBytes / 4;
+inline constexpr int kVectors = kLanes / kVectorLanes;
+
+typedef float VecF __attribute__((vector_size(kVectorBytes)));
+typedef std::uint32_t VecU __attribute__((vector_size(kVectorBytes)));
+typedef std::int32_t VecI __attribute__((vector_size(kVectorBytes)));
+typedef std::uint16_t VecH __attribute__((vector_size(kVectorBytes / 2)));
+
+VIA_HD VecF splat(float value) { return value - VecF{}; }
+
+#if defined(__AVX2__) || defined(__ARM_FEATURE_FMA)
+VIA_HD VecF fused(VecF a, VecF b, VecF c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  for (int lane = 0; lane < kVectorLanes; ++lane) c[lane] = __builtin_fmaf(a[lane], b[lane], c[lane]);
+  return c;
+#endif
+}
+VIA_HD VecF fused_exact(VecF a, VecF b, VecF c) { return fused(a, b, c); }
+#else
+VIA_HD VecF fused(VecF a, VecF b, VecF c) { return a * b + c; }
+
+// a * b + c rounded once without the instruction: in float64 the product is exact.
+VIA_HD VecF fused_exact(VecF a, VecF b, VecF c) {
+#if defined(__SSE2__)
+  const __m128d low = _mm_add_pd(_mm_mul_pd(_mm_cvtps_pd(a), _mm_cvtps_pd(b)), _mm_cvtps_pd(c));
+  a = _mm_movehl_ps(a, a), b = _mm_movehl_ps(b, b), c = _mm_movehl_ps(c, c);
+  const __m128d high = _mm_add_pd(_mm_mul_pd(_mm_cvtps_pd(a), _mm_cvtps_pd(b)), _mm_cvtps_pd(c));
+  return _mm_movelh_ps(_mm_cvtpd_ps(low), _mm_cvtpd_ps(high));
+#else
+  for (int lane = 0; lane < kVectorLanes; ++lane) {
+    c[lane] = static_cast<float>(static_cast<double>(a[lane]) * b[lane] + c[lane]);
+  }
+  return c;
+#endif
+}
+#endif
+
+// The larger of two; `kept` where either is NaN.
+VIA_HD VecF maximum(VecF other, VecF kept) {
+#if defined(__AVX512F__)
+  return _mm512_max_ps(other, kept);
+#elif defined(__AVX2__)
+  return _mm256_max_ps(other, kept);
+#elif defined(__SSE2__)
+  return _mm_max_ps(other, kept);
+#else
+  return other > kept ? other : kept;
+#endif
+}
+
+struct VectorOps {
+  using Float = VecF;
+  using Bits = VecU;
+  static VIA_HD VecF fused(VecF a, VecF b, VecF c) { return VIA_ISA_NAMESPACE::fused(a, b, c); }
+  static VIA_HD VecF fused_exact(VecF a, VecF b, VecF c) {
+    return VIA_ISA_NAMESPACE::fused_exact(a, b, c);
+  }
+  static VIA_HD VecF splat(float value) { return VIA_ISA_NAMESPACE::splat(value); }
+};
+
+VIA_HD VecF load(const float* from) {
+  VecF value;
+  __builtin_memcpy(&value, from, sizeof(value));
+  return value;
+}
+
+VIA_HD VecF load(const BFloat16* from) {
+  VecH bits;
+  __builtin_memcpy(&bits, from, sizeof(bits));
+  return bits_as<VecF>(__builtin_convertvector(bits, VecU) << 16);
+}
+
+#if defined(__F16C__) && defined(__AVX__)
+VIA_HD VecF load(const Float16* from) {
+#if defined(__AVX512F__)
+  return bits_as<VecF>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+#else
+  return bits_as<VecF>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#endif
+}
+#else
+VIA_HD VecF load(const Float16* from) {
+  VecF value;
+  for (int lane = 0; lane < kVectorLanes; ++lane) value[lane] = to_float(from[lane]);
+  return value;
+}
+#endif
+
+// One group of kLanes values, in an order that depends on the type only.
+template <typename T>
+VIA_HD void load_lanes(const T* from, VecF* value) {
+  for (int v = 0; v < kVectors; ++v) value[v] = load(from + v * kVectorLanes);
+}
+
+// bfloat16 is the upper half of a float32: of each pair of neighbours one is a shift, one a mask.
+VIA_HD void load_lanes(const BFloat16* from, VecF* value) {
+  for (int v = 0; v < kVectors / 2; ++v) {
+    VecU pair;
+    __builtin_memcpy(&pair, from + v * 2 * kVectorLanes, sizeof(pair));
+    value[v] = bits_as<VecF>(pair << 16);
+    value[v + kVectors / 2] = bits_as<VecF>(pair & 0xffff0000u);
+  }
+}
+
+VIA_HD void store(float* to, VecF value) { __builtin_memcpy(to, &value, sizeof(value)); }
+
+// Lanes added in a fixed tree: lane j with lane j + 16, then 8, 4, 2, 1.
+VIA_HD double sum_lanes(const VecF* parts) {
+  float lane[kLanes];
+  __builtin_memcpy(lane, parts, sizeof(lane));
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int j = 0; j < width; ++j) lane[j] += lane[j + width];
+  }
+  return static_cast<double>(lane[0]);
+}
+
+VIA_HD float max_lanes(const VecF* parts) {
+  float lane[kLanes];
+  __builtin_memcpy(lane, parts, sizeof(lane));
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int j = 0; j < width; ++j) lane[j] = lane[j] > lane[j + width] ? lane[j] : lane[j + width];
+  }
+  return lane[0];
+}
+
+VIA_HD std::int64_t chunk_begin(std::int64_t chunk_idx) { return chunk_idx * kChunk; }
+
+VIA_HD int chunk_size(const RowView& row, std::int64_t chunk_idx) {
+  const std::int64_t rest = row.size - chunk_begin(chunk_idx);
+  return static_cast<int>(rest < kChunk ? rest : kChunk);
+}
+
+VIA_HD int round_up_to_lanes(int count) { return (count + kLanes - 1) / kLanes * kLanes; }
+
+// Calls body with the chunk's first element as a typed pointer.
+template <typename Body>
+VIA_HD auto with_chunk(const RowView& row, std::int64_t chunk_idx, Body body) {
+  const std::int64_t begin = chunk_begin(chunk_idx);
+  if (row.dtype == DType::kFloat32) return body(static_cast<const float*>(row.data) + begin);
+  if (row.dtype == DType::kBFloat16) return body(static_cast<const BFloat16*>(row.data) + begin);
+  return body(static_cast<const Float16*>(row.data) + begin);
+}
+
+// Widens `count` elements and fills up to whole lane groups. Returns true if a NaN was met.
+template <typename T>
+VIA_HD bool widen(const T* from, int count, float fill, float* to) {
+  VecI nan = {};
+  int i = 0;
+  for (; i + kVectorLanes <= count; i += kVectorLanes) {
+    const VecF value = load(from + i);
+    nan |= value != value;
+    store(to + i, value);
+  }
+  bool has_nan = false;
+  for (; i < count; ++i) {
+    to[i] = to_float(from[i]);
+    has_nan |= to[i] != to[i];
+  }
+  for (; i < round_up_to_lanes(count); ++i) to[i] = fill;
+  for (int lane = 0; lane < kVectorLanes; ++lane) has_nan |= nan[lane] != 0;
+  return has_nan;
+}
+
+// Disallowed tokens become -inf. `words` starts at the chunk; values are whole lane groups.
+VIA_HD void apply_mask(const std::uint32_t* words, int count, float* values) {
+  for (int group = 0; group * kLanes < count; ++group) {
+    const std::uint32_t word = words[group];
+    float* const lane = values + group * kLanes;
+#pragma omp simd
+    for (int j = 0; j < kLanes; ++j) lane[j] = ((word >> j) & 1u) != 0 ? lane[j] : kNegInf;
+  }
+}
+
+}  // namespace via::cpu::VIA_ISA_NAMESPACE

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+// Row scans: what the first pass over a row finds (algorithm.md section 2, step 3).
+//   max_c = largest allowed logit of the chunk, sum_c = sum of 2^(l * scale - exponent_c)
+// With a reference exponent from the row's first chunk one pass does: any reference within 100
+// binary orders of the chunk's maximum gives the same float32 precision. Otherwise (first chunk,
+// mask, tail, NaN, infinities, extreme scales) two passes: the maximum, then the weights.
+// Bytes: each element is read once from memory; the second pass finds it in the first-level cache.
+// Numerics: core/exp2.h; 32 lane sums of 64 float32 terms each, joined to one float64 per chunk.
+#include "cpu/kernels_lanes.h"
+
+namespace via::cpu::VIA_ISA_NAMESPACE {
+namespace {
+
+// Largest exponent above the reference for which 2048 weights cannot overflow float32.
+constexpr double kMaxExponent = 100.0;
+
+struct Maximum {
+  float value;
+  bool has_nan;
+};
+
+VIA_HD bool any_lane(VecI mask) {
+  std::int32_t any = 0;
+  for (int lane = 0; lane < kVectorLanes; ++lane) any |= mask[lane];
+  return any != 0;
+}
+
+template <typename T>
+VIA_HD Maximum find_max(const T* values, int count) {
+  VecF best[kVectors];
+  VecI nan = {};
+  for (int v = 0; v < kVectors; ++v) best[v] = splat(kNegInf);
+  for (int i = 0; i < count; i += kLanes) {
+    VecF value[kVectors];
+    load_lanes(values + i, value);
+    for (int v = 0; v < kVectors; ++v) {
+      nan |= value[v] != value[v];
+      best[v] = maximum(value[v], best[v]);
+    }
+  }
+  return {max_lanes(best), any_lane(nan)};
+}
+
+// Values past a row's end are -inf; they weigh 2^-125, which no float32 sum notices.
+VIA_HD double sum_weights(const float* values, int count, float max, float scale) {
+  VecF sum[kVectors] = {};
+  const VecF floor = splat(kMinExponent);
+  for (int i = 0; i < count; i += kLanes) {
+    for (int v = 0; v < kVectors; ++v) {
+      const VecF y = (load(values + i + v * kVectorLanes) - max) * scale;
+      sum[v] += exp2_of<VectorOps>(maximum(y, floor));
+    }
+  }
+  return sum_lanes(sum);
+}
+
+// One pass over a whole chunk. The result counts only if `fits` says so.
+template <typename T>
+VIA_HD ChunkStats scan_once(const T* from, float scale, float reference) {
+  VecF best[kVectors], sum[kVectors] = {};
+  VecI nan = {};
+  for (int v = 0; v < kVectors; ++v) best[v] = splat(kNegInf);
+  const VecF magic = splat(kRoundToInteger - reference), scales = splat(scale);
+  const VecF floor = splat((reference + kMinExponent) / scale);
+  for (int i = 0; i < static_cast<int>(kChunk); i += kLanes) {
+    VecF value[kVectors];
+    load_lanes(from + i, value);
+    for (int v = 0; v < kVectors; ++v) {
+      // A 16-bit NaN has no low bits: it survives in the weight and shows in the sum.
+      if constexpr (sizeof(T) == sizeof(float)) nan |= value[v] != value[v];
+      best[v] = maximum(value[v], best[v]);
+      sum[v] += exp2_weight<VectorOps>(maximum(floor, value[v]), scales, magic);
+    }
+  }
+  return {max_lanes(best), any_lane(nan), sum_lanes(sum), static_cast<double>(reference)};
+}
+
+VIA_HD bool fits(const ChunkStats& stats, float scale) {
+  return !stats.has_nan && stats.sum == stats.sum && stats.max > kNegInf &&
+         exponent_of(stats.max, scale) - stats.exponent < kMaxExponent;
+}
+
+// The general case. Scale 0 asks for the maximum only.
+template <typename T>
+VIA_HD ChunkStats scan_twice(const RowView& row, std::int64_t chunk_idx, const T* from,
+                             float scale) {
+  alignas(64) float buffer[kChunk];
+  const int count = chunk_size(row, chunk_idx);
+  const float* values = buffer;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (row.allowed == nullptr && count % kLanes == 0) values = from;
+  }
+  if (values == buffer) {
+    widen(from, count, kNegInf, buffer);
+    if (row.allowed != nullptr) apply_mask(row.allowed + chunk_begin(chunk_idx) / 32, count, buffer);
+  }
+  const int padded = round_up_to_lanes(count);
+  const Maximum max = find_max(values, padded);
+  ChunkStats stats = {max.value, max.has_nan, 0.0, exponent_of(max.value, scale)};
+  if (scale > 0.0f && max.value > kNegInf && max.value < kPosInf) {
+    stats.sum = sum_weights(values, padded, max.value, scale);
+  }
+  return stats;
+}
+
+VIA_HD bool is_whole(const RowView& row, std::int64_t chunk_idx) {
+  return row.allowed == nullptr && chunk_size(row, chunk_idx) == kChunk;
+}
+
+ChunkStats chunk_max(const RowView& row, std::int64_t chunk_idx) {
+  return with_chunk(row, chunk_idx, [&](const auto* from) {
+    if (is_whole(row, chunk_idx)) {
+      const Maximum max = find_max(from, static_cast<int>(kChunk));
+      return ChunkStats{max.value, max.has_nan, 0.0, 0.0};
+    }
+    return scan_twice(row, chunk_idx, from, 0.0f);
+  });
+}
+
+ChunkStats chunk_softmax(const RowView& row, std::int64_t chunk_idx, float scale, float reference) {
+  return with_chunk(row, chunk_idx, [&](const auto* from) {
+    if (is_whole(row, chunk_idx) && reference < kMaxReference && reference > -kMaxReference) {
+      const ChunkStats stats = scan_once(from, scale, reference);
+      if (fits(stats, scale)) return stats;
+    }
+    return scan_twice(row, chunk_idx, from, scale);
+  });
+}
+
+}  // namespace
+
+void fill_scan(Kernels& table) {
+  table.chunk_max = chunk_max;
+  table.chunk_softmax = chunk_softmax;
+}
+
+}  // namespace via::cpu::VIA_ISA_NAMESPACE

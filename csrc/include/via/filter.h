@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// Filtered distributions: what verify compares drafts with, and what a drafter draws from.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "via/types.h"
+
+namespace via {
+
+// The sampling filters of one call, each a number or one per batch row.
+// Order: grammar mask, temperature, top-k (keeps all ties of the k-th value), top-p (smallest set by
+// probability descending then id ascending, mass before each kept token < top_p), min-p.
+struct FilterParams {
+  FloatParam temperature;  // finite >= 0; 0 = greedy
+  IntParam top_k;          // >= 0; 0 = off
+  FloatParam top_p;        // (0, 1]; 1 = off
+  FloatParam min_p;        // [0, 1]; 0 = off
+};
+
+// probs[r] = filtered softmax(logits[r]); at temperature 0 one-hot at the argmax (lowest id on
+// ties). If `token_ids` is set, one token per row is drawn: the smallest id t with
+// cumsum(probs)[t] > u * sum(probs), u from Philox(seed[r]; position[r], column, purpose 2), the
+// drafter's own stream. A row with no finite allowed logit gives one-hot at the lowest allowed id.
+struct FilteredProbsParams {
+  std::int32_t num_rows = 0;
+  std::int32_t vocab_size = 0;
+  TensorView logits;   // [R, V] float32, float16 or bfloat16
+  TensorView allowed;  // [R, ceil(V/32)] int32 bit words, or not given
+  FilterParams filter; // per-row entries have length R
+  const std::int64_t* seed = nullptr;      // [R]; needed with token_ids at temperature > 0
+  const std::int64_t* position = nullptr;  // [R]
+  std::int32_t column = 0;
+  float* probs = nullptr;                  // [R, V], contiguous; may be null if token_ids is set
+  std::int64_t* token_ids = nullptr;       // [R], or null
+  std::int32_t num_threads = 0;            // CPU: 0 = one per core
+};
+
+void filtered_probs_cpu(const FilteredProbsParams& params);
+
+}  // namespace via

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// verify: from verifier logits to decisions (ratios, route, accept) for a batch of draft trees.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "via/filter.h"
+#include "via/types.h"
+
+namespace via {
+
+// Outputs of verify, one array per field, contiguous, every element written. Also the input of
+// `resume`, where the arrays are only read.
+struct Verification {
+  float* ratios = nullptr;              // [B, N]; null for rules greedy and sample
+  std::uint8_t* tiers = nullptr;        // [B, N]; null for rules greedy and sample
+  std::int32_t* path = nullptr;         // [B, N] accepted nodes in order, padded -1
+  std::int32_t* num_accepted = nullptr; // [B]
+  std::int64_t* next_token = nullptr;   // [B]; -1 when escalating
+  std::int32_t* next_row = nullptr;     // [B] logits row that next_token came from
+  bool* escalate = nullptr;             // [B]
+  float* logprobs = nullptr;            // [B, N+1] accepted tokens, then the next one; padded 0
+  std::int32_t* status = nullptr;       // [B] Status bits
+};
+
+// Row 0 of `logits` follows the root (the last committed token), row i+1 follows node i.
+struct VerifyParams {
+  std::int32_t batch_size = 0;        // B >= 1
+  std::int32_t num_nodes = 0;         // N in [0, kMaxNodes]
+  std::int32_t vocab_size = 0;        // V >= 1
+  std::int32_t draft_vocab_size = 0;  // columns of draft_probs; = V without draft_to_target
+  Rule rule = Rule::kGreedy;
+
+  TensorView draft_token_ids;  // [B, N] int32 or int64; -1 = no node
+  TensorView logits;           // [B, N+1, V] float32, float16 or bfloat16
+  TensorView parents;          // [B, N] int32 or int64 ([N]: stride 0), -1 = root; none = chain
+  TensorView node_counts;      // [B] int32 or int64, stride[0] used; none = N for every row
+  TensorView draft_probs;      // [B, N, V_draft] distribution node i was drawn from; none = one-hot
+  bool draft_probs_are_logits = false;  // true: softmax of them, as they are
+  TensorView draft_to_target;  // [V_draft] int32 or int64 id map, or not given
+  TensorView allowed;          // [B, N+1, ceil(V/32)] int32 grammar bit words, or not given
+  TensorView uniform_samples;  // [B, N+1] float32 in [0, 1), or not given
+  TensorView seed;             // [B] int64, or not given
+  TensorView position;         // [B] int64, or not given
+
+  FloatParam accept_threshold;    // tau_accept
+  FloatParam escalate_threshold;  // tau_escalate <= tau_accept
+  FloatParam draft_threshold;     // used if use_draft_threshold
+  bool use_draft_threshold = false;
+  FilterParams filter;
+
+  const Verification* resume = nullptr;  // decisions to continue from, or null
+  Verification out;
+
+  std::int32_t num_threads = 0;  // CPU: 0 = one per core
+  void* stream = nullptr;        // CUDA: cudaStream_t
+};
+
+// Bytes of work space that a call needs (CUDA); the caller owns it, zeroes it once, and every call
+// leaves it zero.
+std::size_t verify_workspace_size(const VerifyParams& params, Device device);
+
+// Runs on the host, synchronously. The caller has validated sizes, dtypes and scalars; values in
+// the arrays are checked here and reported in out.status.
+void verify_cpu(const VerifyParams& params);
+
+}  // namespace via

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+// The map of via: one params struct and one function per operation, in pipeline order.
+#pragma once
+
+#include "via/types.h"       // dtypes, views, tiers, status bits
+#include "via/filter.h"      // draft: filtered distributions and draws
+#include "via/verify.h"      // ratios, route, accept
+#include "via/compact_kv.h"  // accept: keep the accepted path's cache rows

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Native operations of via_ext. Use via_ext.ops.
+"""
+from __future__ import annotations
+import typing
+__all__: list[str] = ['build_info', 'compact_kv', 'device_count', 'device_info', 'filtered_probs', 'verify']
+def build_info() -> dict:
+    """
+    Facts of this build.
+    """
+def compact_kv(caches: typing.Any, context_lens: typing.Any, path: typing.Any, num_accepted: typing.Any, page_table: typing.Any, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    See via_ext.ops.compact_kv. Moves rows of `caches` in place.
+    """
+def device_count() -> int:
+    """
+    Number of visible GPUs, 0 without a driver.
+    """
+def device_info(index: typing.SupportsInt | typing.SupportsIndex) -> dict:
+    """
+    Properties of one GPU; runs a small checked kernel there.
+    """
+def filtered_probs(op: str, logits: typing.Any, temperature: typing.Any, top_k: typing.Any, top_p: typing.Any, min_p: typing.Any, allowed: typing.Any, seed: typing.Any, position: typing.Any, column: typing.SupportsInt | typing.SupportsIndex, probs: typing.Any, token_ids: typing.Any, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    See via_ext.ops.filtered_probs and draft_sample. Writes into `probs` and `token_ids`.
+    """
+def verify(draft_token_ids: typing.Any, logits: typing.Any, rule: typing.Any, parents: typing.Any, num_nodes: typing.Any, resume: typing.Any, draft_logits: typing.Any, draft_probs: typing.Any, draft_to_target: typing.Any, accept_threshold: typing.Any, escalate_threshold: typing.Any, draft_threshold: typing.Any, temperature: typing.Any, top_k: typing.Any, top_p: typing.Any, min_p: typing.Any, allowed: typing.Any, uniform_samples: typing.Any, seed: typing.Any, position: typing.Any, out: typing.Any, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    See via_ext.ops.verify. Writes into `out`.
+    """

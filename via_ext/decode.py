@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Decoder` and `generate`: decoding with a drafter, a slim verifier and a full verifier."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from via_ext.config import ViaConfig
+from via_ext.drafters import Drafter
+from via_ext.engines.request import resolve_eos
+from via_ext.engines.session import Session
+from via_ext.engines.torch import TorchEngine
+from via_ext.prompts import read_prompts
+from via_ext.result import DecodeResult, StepOutput, collect, confirmed
+from via_ext.route import SlimRoute
+from via_ext.stats import DecodeStats
+
+ENGINES = ("auto", "torch")
+
+
+class Decoder:
+    """Decodes with one target model.
+
+    Attributes:
+        config: of every run.
+    """
+
+    def __init__(
+        self,
+        target: Any,
+        drafter: Drafter | Any | None,
+        route: SlimRoute | None = None,
+        config: ViaConfig | None = None,
+        engine: str = "auto",
+        *,
+        tokenizer: Any = None,
+    ) -> None:
+        """Builds the views; no weight is copied.
+
+        Args:
+            target: a supported `transformers` causal language model.
+            drafter: a `Drafter`, a `transformers` model (becomes a `ModelDrafter`), or None to
+                decode without drafts.
+            route: the slim verifier; None or `SlimRoute.full` = two tiers.
+            config: mode, thresholds, sampling, lengths; default `ViaConfig()`.
+            engine: "auto" or "torch".
+            tokenizer: needed for `stop_strings`.
+
+        Raises:
+            TypeError: an argument has the wrong type.
+            ValueError: the model family, the route or a combination is not supported.
+        """
+        self.config = ViaConfig() if config is None else config
+        if not isinstance(self.config, ViaConfig):
+            raise TypeError(f"Decoder: config must be a ViaConfig, got {type(config).__name__}")
+        if engine not in ENGINES:
+            raise ValueError(f"Decoder: engine must be one of {', '.join(ENGINES)}, got {engine}")
+        if route is not None and not isinstance(route, SlimRoute):
+            raise TypeError(f"Decoder: route must be a SlimRoute, got {type(route).__name__}")
+        if self.config.stop_strings and tokenizer is None:
+            raise ValueError("Decoder: tokenizer must be given with stop_strings, got None")
+        self._engine = TorchEngine(target, route)
+        self._target = target
+        self._drafter = self._make_drafter(drafter)
+        self._tokenizer = tokenizer
+        self._eos = resolve_eos(self.config, target)
+        vocab_size = target.config.vocab_size
+        if any(token >= vocab_size for token in self._eos):
+            raise ValueError(f"Decoder: eos_token_id must be in [0, {vocab_size}), got {self._eos}")
+        self._session: Session | None = None
+        self._past_seconds = (0.0, 0.0)  # of the runs before the present one: steps, forwards
+
+    def _make_drafter(self, drafter: Any) -> Drafter | None:
+        if isinstance(drafter, torch.nn.Module):
+            from via_ext.drafters.model import ModelDrafter
+
+            drafter = ModelDrafter(drafter)
+        if drafter is not None and not isinstance(drafter, Drafter):
+            raise TypeError(
+                f"Decoder: drafter must be a Drafter, a model or None, got {type(drafter).__name__}"
+            )
+        # Built-in drafters follow the decoder's sampling settings and vocabulary.
+        configure = getattr(drafter, "configure", None)
+        if configure is not None:
+            configure(self.config, self._target.config.vocab_size)
+        return drafter
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds in decoding steps, prefill excluded, over all runs of this decoder."""
+        return self._past_seconds[0] + (self._session.seconds if self._session else 0.0)
+
+    @property
+    def forward_seconds(self) -> float:
+        """Seconds of those steps inside the models' own forward passes, target and drafter."""
+        running = self._session.forward_seconds if self._session else 0.0
+        return self._past_seconds[1] + running
+
+    @property
+    def stats(self) -> DecodeStats | None:
+        """Statistics of the last run, None before the first."""
+        return None if self._session is None else self._stats(self._session)
+
+    def generate(
+        self,
+        input_ids: torch.Tensor | Sequence[torch.Tensor],
+        attention_mask: torch.Tensor | None = None,
+    ) -> DecodeResult:
+        """Decodes a batch to its end.
+
+        Args:
+            input_ids: [B, T] or [T] int32 or int64, or a list of 1-D tensors.
+            attention_mask: [B, T], 1 = token, 0 = padding on one side; None = no padding.
+
+        Returns:
+            Sequences, log-probabilities, tiers and statistics, on the CPU.
+
+        Raises:
+            TypeError: a wrong type or dtype.
+            ValueError: a wrong shape, an id outside the vocabulary, or no room in the context.
+        """
+        session = self._start(input_ids, attention_mask)
+        while session.active:
+            session.step()
+        return self._result(session)
+
+    def generate_to(
+        self,
+        streamer: Any,
+        input_ids: torch.Tensor | Sequence[torch.Tensor],
+        attention_mask: torch.Tensor | None = None,
+    ) -> DecodeResult:
+        """Decodes one prompt and hands confirmed tokens to a streamer as they come.
+
+        Args:
+            streamer: object with `put(ids)` and `end()`.
+            input_ids: one prompt, as in `generate`.
+            attention_mask: as in `generate`.
+
+        Raises:
+            ValueError: there is more than one prompt; and as `generate`.
+        """
+        session = self._start(input_ids, attention_mask)
+        if len(session.requests) != 1:
+            raise ValueError(
+                f"generate: streamer must have a batch of 1, got {len(session.requests)}"
+            )
+        streamer.put(torch.tensor([session.requests[0].tokens]))
+        for output in self._steps(session):
+            streamer.put(torch.tensor(output.tokens[0]))
+        streamer.end()
+        return self._result(session)
+
+    def stream(
+        self,
+        input_ids: torch.Tensor | Sequence[torch.Tensor],
+        attention_mask: torch.Tensor | None = None,
+    ) -> Iterator[StepOutput]:
+        """Decodes step by step; arguments as in `generate`.
+
+        Yields:
+            After every step that confirmed something, the tokens that can no longer be rolled
+            back. Together they are exactly what `generate` returns for the same seed.
+
+        Raises:
+            RuntimeError: the decoder began another run in between: its drafter has moved on.
+        """
+        return self._steps(self._start(input_ids, attention_mask))
+
+    def _steps(self, session: Session) -> Iterator[StepOutput]:
+        while session.active:
+            if session is not self._session:
+                raise RuntimeError("Decoder.stream: another run of this decoder has begun")
+            session.step()
+            output = confirmed(session)
+            if any(output.tokens):
+                yield output
+
+    def _start(
+        self,
+        input_ids: torch.Tensor | Sequence[torch.Tensor],
+        attention_mask: torch.Tensor | None,
+    ) -> Session:
+        prompts = read_prompts(
+            input_ids, attention_mask, self._target.config, self.config.max_new_tokens
+        )
+        self._past_seconds = (self.step_seconds, self.forward_seconds)
+        self._session = None
+        config = self.config
+        self._seed = secrets.randbits(63) if config.seed is None else config.seed
+        decode = self._decode_text if config.stop_strings else None
+        self._session = Session(
+            self._engine, self._drafter, config, prompts, self._seed, self._eos, decode
+        )
+        return self._session
+
+    def _decode_text(self, tokens: list[int]) -> str:
+        text: str = self._tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+        return text
+
+    def _stats(self, session: Session) -> DecodeStats:
+        session.recorder.tokens = sum(request.generated for request in session.requests)
+        return session.recorder.finish(self._seed)
+
+    def _result(self, session: Session) -> DecodeResult:
+        pad = getattr(self._target.config, "pad_token_id", None)
+        if pad is None:
+            pad = self._eos[0] if self._eos else 0
+        return collect(session, self.config.max_new_tokens, pad, self._stats(session))
+
+
+def generate(
+    target: Any,
+    input_ids: torch.Tensor | Sequence[torch.Tensor],
+    drafter: Drafter | Any | None = None,
+    route: SlimRoute | None = None,
+    config: ViaConfig | None = None,
+    *,
+    attention_mask: torch.Tensor | None = None,
+    streamer: Any = None,
+    tokenizer: Any = None,
+) -> DecodeResult:
+    """Decodes a batch in one call.
+
+    Args:
+        target: a supported `transformers` causal language model.
+        input_ids: [B, T] or [T] int32 or int64, or a list of 1-D tensors.
+        drafter: a `Drafter`, a model, or None.
+        route: the slim verifier, None = two tiers.
+        config: mode, thresholds, sampling, lengths; default `ViaConfig()`.
+        attention_mask: [B, T], 1 = token, 0 = padding.
+        streamer: object with `put(ids)` and `end()`; gets the prompt [1, T], then each confirmed
+            piece [n] once and in order. Batch 1 only.
+        tokenizer: needed for `stop_strings`.
+
+    Returns:
+        As `Decoder.generate`.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape or value, or a streamer with more than one prompt.
+    """
+    decoder = Decoder(target, drafter, route, config, tokenizer=tokenizer)
+    if streamer is None:
+        return decoder.generate(input_ids, attention_mask)
+    return decoder.generate_to(streamer, input_ids, attention_mask)

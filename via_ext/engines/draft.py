@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a drafter proposed, per request, and the token blocks that passes run over."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+
+from via_ext.drafters.protocol import DraftTokens
+from via_ext.models.passes import TokenBlock, chain_block
+from via_ext.tree import Tree
+
+
+class Draft(NamedTuple):
+    """The draft of one request.
+
+    Attributes:
+        tokens: node tokens, -1 = no node.
+        tree: shape; a chain or a tree in which parents come first.
+        probs: [1, N, V] the distribution each node was drawn from, None = one-hot.
+    """
+
+    tokens: list[int]
+    tree: Tree
+    probs: torch.Tensor | None
+
+    @property
+    def parents(self) -> torch.Tensor | None:
+        """Parents [N] int32 for `ops.verify`, None for a chain."""
+        return None if self.tree.is_chain else _parents_tensor(self.tree)
+
+
+EMPTY = Draft([], Tree.chain(0), None)
+
+
+@lru_cache(maxsize=256)
+def _parents_tensor(tree: Tree) -> torch.Tensor:
+    return torch.tensor(tree.parents, dtype=torch.int32)
+
+
+@lru_cache(maxsize=256)
+def _ancestor_matrix(tree: Tree) -> torch.Tensor:
+    """[N, N] bool: column j is set in row i if node j lies on the path of node i."""
+    words = tree.ancestors
+    return torch.tensor([[bool(word >> j & 1) for j in range(len(words))] for word in words])
+
+
+@lru_cache(maxsize=256)
+def _subtree(tree: Tree, count: int) -> Tree:
+    return Tree(tree.parents[:count])
+
+
+def split_drafts(
+    proposal: DraftTokens, tree: Tree, depth_limits: list[int], max_nodes: int
+) -> list[Draft]:
+    """Splits a batch proposal into drafts per row, without nodes that cannot be used.
+
+    Args:
+        proposal: what the drafter returned.
+        tree: the shape that was asked for, used where the proposal has no parents of its own.
+        depth_limits: per row, the greatest depth whose token could still be kept.
+        max_nodes: the most nodes a step may have.
+
+    Raises:
+        TypeError: the proposal is not a `DraftTokens`.
+        ValueError: its shapes do not fit the batch, the tree or `max_nodes`.
+    """
+    if not isinstance(proposal, DraftTokens):
+        raise TypeError(f"drafter: proposal must be DraftTokens, got {type(proposal).__name__}")
+    batch = len(depth_limits)
+    ids = proposal.token_ids
+    if ids.dim() != 2 or ids.shape[0] != batch or ids.shape[1] > max_nodes:
+        raise ValueError(
+            f"drafter: token_ids must have shape [{batch}, N <= {max_nodes}], got {list(ids.shape)}"
+        )
+    width = ids.shape[1]
+    if proposal.probs is not None and proposal.probs.shape[:2] != ids.shape:
+        raise ValueError(
+            f"drafter: probs must have shape [{batch}, {width}, V], "
+            f"got {list(proposal.probs.shape)}"
+        )
+    counts = [width] * batch if proposal.num_nodes is None else proposal.num_nodes.tolist()
+    shapes = _shapes(proposal, tree, batch, width)
+    drafts = []
+    for row, tokens in enumerate(ids.tolist()):
+        shape, count = shapes[row], min(width, counts[row])
+        # Nodes too deep to be kept are dropped from the end; earlier ones stay as ancestors.
+        while count > 0 and shape.depths[count - 1] > depth_limits[row]:
+            count -= 1
+        probs = None if proposal.probs is None else proposal.probs[row : row + 1, :count]
+        drafts.append(Draft(tokens[:count], _subtree(shape, count), probs))
+    return drafts
+
+
+def _shapes(proposal: DraftTokens, tree: Tree, batch: int, width: int) -> list[Tree]:
+    if proposal.parents is None:
+        return [Tree.chain(width)] * batch
+    rows = proposal.parents.tolist()
+    if proposal.parents.dim() == 1:
+        # The usual case is the tree that was asked for: its cached masks are used again.
+        shape = tree if tuple(rows) == tree.parents else Tree.from_parents(rows)
+        return [shape] * batch
+    return [Tree.from_parents(parents) for parents in rows]
+
+
+def make_block(
+    rows: list[int],
+    starts: list[int],
+    leads: list[list[int]],
+    drafts: list[Draft],
+    vocab_size: int,
+) -> tuple[TokenBlock, torch.Tensor]:
+    """Lays out leading chain tokens and draft nodes of some rows as one padded block.
+
+    Args:
+        rows: arena rows of the pass, ascending.
+        starts: position of the first token, per row.
+        leads: leading tokens in chain order, the root last; may be empty.
+        drafts: nodes below the root.
+        vocab_size: V of the model that runs the block.
+
+    Returns:
+        The block, and its token ids [B, M] int64; what is no token (a node that is missing or
+        outside the vocabulary, padding) is 0, so that it can be embedded.
+    """
+    width = max(len(lead) + len(draft.tokens) for lead, draft in zip(leads, drafts, strict=True))
+    ids = []
+    for lead, draft in zip(leads, drafts, strict=True):
+        row = lead + [token if 0 <= token < vocab_size else 0 for token in draft.tokens]
+        ids.append(row + [0] * (width - len(row)))
+    if all(draft.tree.is_chain for draft in drafts):
+        return chain_block(rows, starts, width), torch.tensor(ids)
+    layout = _tree_layout(tuple(map(len, leads)), tuple(draft.tree for draft in drafts), width)
+    return TokenBlock(rows, starts, *layout), torch.tensor(ids)
+
+
+@lru_cache(maxsize=64)
+def _tree_layout(
+    lead_lengths: tuple[int, ...], trees: tuple[Tree, ...], width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Depths [B, M] and ancestors [B, M, M] of leading chains with a tree at their ends."""
+    depths = torch.arange(width).repeat(len(trees), 1)
+    # Padding is a chain that sees everything before it: never seen, always finite.
+    ancestors = torch.ones(width, width, dtype=torch.bool).tril().repeat(len(trees), 1, 1)
+    for index, (first, tree) in enumerate(zip(lead_lengths, trees, strict=True)):
+        last = first + tree.num_nodes
+        if last > first:
+            depths[index, first:last] = torch.tensor(tree.depths) + (first - 1)
+            ancestors[index, first:last, first:last] = _ancestor_matrix(tree)
+    return depths, ancestors

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One request: its tokens, its frontier, and the rules that end it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from via_ext.config import ViaConfig
+
+_MASK_64 = (1 << 64) - 1
+
+
+def row_key(seed: int, row: int) -> int:
+    """Philox key of batch row `row`: a splitmix64 hash of (seed, row), as a signed 64-bit int."""
+    mixed = (seed + (row + 1) * 0x9E3779B97F4A7C15) & _MASK_64
+    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
+    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK_64
+    mixed ^= mixed >> 31
+    return mixed - (1 << 64) if mixed >> 63 else mixed
+
+
+@dataclass
+class Request:
+    """State of one batch row.
+
+    Positions below `frontier` hold full-model KV. The root is the last token; the tokens between
+    the frontier and the root are the backlog. Only the first `confirmed` tokens are safe from a
+    rollback.
+
+    Attributes:
+        row: batch row, also the arena row.
+        key: Philox key of this request.
+        prompt_length: tokens of the prompt.
+        tokens: prompt and committed tokens.
+        frontier: number of leading positions with full-model KV.
+        confirmed: number of leading tokens that cannot be rolled back.
+        logprobs: of each generated token, from the verifier that last judged it.
+        tiers: of each generated token: 0 draft token accepted by the slim verifier, 1 the slim
+            verifier's own, 2 decided by the full model.
+        emitted: number of tokens already handed to the caller.
+        finished: no further steps.
+        verify_calls: verify calls made, the Philox position of the next one.
+        steps: steps made, the Philox position of the drafter.
+    """
+
+    row: int
+    key: int
+    prompt_length: int
+    tokens: list[int]
+    frontier: int
+    confirmed: int
+    logprobs: list[float] = field(default_factory=list)
+    tiers: list[int] = field(default_factory=list)
+    emitted: int = 0
+    finished: bool = False
+    verify_calls: int = 0
+    steps: int = 0
+
+    @property
+    def root(self) -> int:
+        """Position of the root, the last committed token."""
+        return len(self.tokens) - 1
+
+    @property
+    def backlog(self) -> int:
+        """Number of tokens before the root whose full-model KV is missing."""
+        return self.root - self.frontier
+
+    @property
+    def generated(self) -> int:
+        """Number of committed new tokens, provisional ones included."""
+        return len(self.tokens) - self.prompt_length
+
+    def append(self, tokens: list[int], tiers: list[int], logprobs: list[float]) -> None:
+        """Commits tokens."""
+        self.tokens += tokens
+        self.tiers += tiers
+        self.logprobs += logprobs
+
+    def truncate(self, length: int) -> None:
+        """Rolls back to the first `length` tokens."""
+        del self.tokens[length:]
+        del self.tiers[length - self.prompt_length :]
+        del self.logprobs[length - self.prompt_length :]
+
+
+class StopRules:
+    """End of sequence, length limits and stop strings.
+
+    Args:
+        config: gives max_new_tokens, min_new_tokens and stop_strings.
+        eos_token_ids: resolved end-of-sequence ids, may be empty.
+        vocab_size: V, for the mask that holds end of sequence back.
+        decode: turns token ids into text; needed for stop strings.
+    """
+
+    def __init__(
+        self,
+        config: ViaConfig,
+        eos_token_ids: tuple[int, ...],
+        vocab_size: int,
+        decode: Callable[[list[int]], str] | None,
+    ) -> None:
+        """Keeps the rules."""
+        self._max_new = config.max_new_tokens
+        self._min_new = config.min_new_tokens
+        self._eos = frozenset(eos_token_ids)
+        self._stops = config.stop_strings
+        self._longest = max(map(len, self._stops), default=0)
+        self._decode = decode
+        words = torch.full(((vocab_size + 31) // 32,), -1, dtype=torch.int32)
+        for token in self._eos:
+            bit = 1 << (token % 32)
+            words[token // 32] &= ~(bit - (1 << 32) if bit >> 31 else bit)
+        self._held_back = words
+
+    def remaining(self, request: Request) -> int:
+        """New tokens that still fit."""
+        return self._max_new - request.generated
+
+    def cut(self, request: Request, new_tokens: list[int]) -> int | None:
+        """Returns how many of `new_tokens` end the request, or None if it goes on."""
+        limit = self.remaining(request)
+        for count, token in enumerate(new_tokens, start=1):
+            if token in self._eos or count >= limit:
+                return count
+            if self._stops and self._stopped(request, new_tokens[:count]):
+                return count
+        return None
+
+    def _stopped(self, request: Request, new_tokens: list[int]) -> bool:
+        """True if a stop string ends within the text of the last token (it may begin earlier)."""
+        assert self._decode is not None
+        # A token is at least one byte, so this many tokens hold any stop string that ends here;
+        # four more bytes complete a UTF-8 character cut at the window's edge.
+        window = (request.tokens + new_tokens)[-(4 * self._longest + 8) :]
+        before = self._decode(window[:-1])
+        text = self._decode(window)
+        stable = len(before) - before.endswith("\ufffd")
+        return any(stop in text[max(0, stable - len(stop) + 1) :] for stop in self._stops)
+
+    def allowed(self, request: Request, depths: list[int]) -> torch.Tensor | None:
+        """Grammar mask [1, rows, ceil(V/32)] that holds end of sequence back, or None.
+
+        Args:
+            request: the request.
+            depths: per logits row, its depth below the root (negative in the backlog).
+        """
+        if not self._eos or request.generated + min(depths) >= self._min_new:
+            return None
+        mask = torch.full((1, len(depths), self._held_back.numel()), -1, dtype=torch.int32)
+        for index, depth in enumerate(depths):
+            if request.generated + depth < self._min_new:
+                mask[0, index] = self._held_back
+        return mask
+
+
+def resolve_eos(config: ViaConfig, model: Any) -> tuple[int, ...]:
+    """End-of-sequence ids of a run: the config's, else the model's generation_config's."""
+    eos = config.eos_token_id
+    if eos is None:
+        eos = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if eos is None:
+        return ()
+    return (eos,) if isinstance(eos, int) else tuple(eos)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The session's verify calls: one request at a time, each with a random stream of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from via_ext import ops
+from via_ext.config import ViaConfig
+from via_ext.engines.draft import Draft
+from via_ext.engines.request import Request, StopRules
+from via_ext.tree import Tree
+
+TIER_ACCEPTED = 0
+TIER_SLIM = 1
+TIER_FULL = 2
+
+
+class VerifyCalls:
+    """Calls `ops.verify` with a configuration's filters, thresholds, masks and seeds.
+
+    Attributes:
+        config: the run's configuration.
+        stop: its end rules.
+        filters: temperature, top_k, top_p and min_p, as keyword arguments of the ops.
+        status: per batch row, the or of all status bits so far.
+    """
+
+    def __init__(self, config: ViaConfig, stop: StopRules, rows: int) -> None:
+        """Keeps the arguments that every call shares."""
+        self.config = config
+        self.stop = stop
+        self.status = [0] * rows
+        self.filters: dict[str, Any] = {
+            "temperature": config.temperature,
+            "top_k": config.top_k,
+            "top_p": config.top_p,
+            "min_p": config.min_p,
+        }
+
+    def chain(
+        self,
+        request: Request,
+        tokens: list[int],
+        logits: torch.Tensor,
+        rule: str,
+        row_depths: list[int],
+        **extra: Any,
+    ) -> ops.Verification:
+        """Judges `tokens`, by default as a chain.
+
+        Args:
+            request: gives the Philox key; its call counter is raised.
+            tokens: N node tokens.
+            logits: [1, N + 1, V].
+            rule: rule of `ops.verify`.
+            row_depths: depth of each logits row below the root, negative in the backlog.
+            extra: further arguments of `ops.verify`.
+        """
+        if self.config.temperature > 0.0:
+            extra["seed"] = torch.tensor([request.key])
+            extra["position"] = torch.tensor([request.verify_calls])
+        request.verify_calls += 1
+        result = ops.verify(
+            torch.tensor(tokens, dtype=torch.int64).view(1, -1),
+            logits,
+            rule=rule,
+            allowed=self.stop.allowed(request, row_depths),
+            **self.filters,
+            **extra,
+        )
+        self.status[request.row] |= int(result.status[0])
+        return result
+
+    def draft(
+        self,
+        request: Request,
+        draft: Draft,
+        logits: torch.Tensor,
+        rule: str,
+        resume: ops.Verification | None = None,
+    ) -> ops.Verification:
+        """Judges draft nodes; row 0 of `logits` [1, 1 + N, V] follows the root."""
+        config = self.config
+        extra: dict[str, Any] = {"parents": draft.parents, "resume": resume}
+        if rule == "route":
+            extra["accept_threshold"] = config.accept_threshold
+            extra["escalate_threshold"] = config.escalate_threshold
+            if config.draft_threshold is not None and draft.probs is not None:
+                extra["draft_threshold"] = config.draft_threshold
+                extra["draft_probs"] = draft.probs
+        elif rule == "sample":
+            extra["draft_probs"] = draft.probs
+        return self.chain(request, draft.tokens, logits, rule, [0, *draft.tree.depths], **extra)
+
+
+def path_of(result: ops.Verification) -> list[int]:
+    """Accepted nodes of row 0, in order."""
+    nodes: list[int] = result.path[0].tolist()
+    return nodes[: int(result.num_accepted[0])]
+
+
+def has_children(tree: Tree, path: list[int]) -> bool:
+    """True if the row that a walk stopped at had draft children."""
+    return bool(tree.children[path[-1] + 1 if path else 0])
+
+
+def log_softmax_at(logits: torch.Tensor, tokens: list[int], temperature: float) -> list[float]:
+    """Log-probability of one token per row, unfiltered, at temperature 1 when greedy."""
+    rows = logits.float() / temperature if temperature > 0.0 else logits.float()
+    values = torch.log_softmax(rows, -1).gather(1, torch.tensor(tokens)[:, None])
+    return values[:, 0].tolist()

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ops.verify and its result."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from via_ext.ops._common import _C, PerRow, int32_rows, require_tensor, tracing
+
+_MAX_NODES = 127
+_empty = torch.empty
+
+
+class Verification(NamedTuple):
+    """Decisions of one verify call; every element is written. B rows, N nodes.
+
+    Attributes:
+        ratios: [B, N] float32, draft-token probability ratio in [0, 1]; 0 where there is no node.
+            None for rules greedy and sample without `resume`.
+        tiers: [B, N] uint8: 0 accept, 1 regenerate, 2 escalate, 255 no node. None like `ratios`.
+        path: [B, N] int32, accepted nodes in order, padded -1.
+        num_accepted: [B] int32.
+        next_token: [B] int64, the token after the accepted ones; -1 when escalating.
+        next_row: [B] int32, the logits row where the walk stopped, from which next_token came.
+        escalate: [B] bool, the full model has to decide from `next_row` on.
+        logprobs: [B, N+1] float32, of the accepted tokens, then of the next one, padded 0.
+        status: [B] int32 bit flags: 1 NaN in a used row, 2 token id outside the vocabulary, 4 no
+            token left with positive mass, 8 malformed tree (treated as no nodes), 16 per-row
+            parameter out of range (row greedy, nothing accepted).
+    """
+
+    ratios: Tensor | None
+    tiers: Tensor | None
+    path: Tensor
+    num_accepted: Tensor
+    next_token: Tensor
+    next_row: Tensor
+    escalate: Tensor
+    logprobs: Tensor
+    status: Tensor
+
+
+_make = Verification._make
+
+
+def empty_verification(
+    batch_size: int, num_nodes: int, device: torch.device | str = "cpu", *, ratios: bool = True
+) -> Verification:
+    """Allocates the outputs of `verify`, for `out=`.
+
+    Args:
+        batch_size: B.
+        num_nodes: N, at most 127.
+        device: where the call will run.
+        ratios: True for rule "route" (and for resuming from its result).
+
+    Returns:
+        Uninitialised tensors of the shapes and dtypes of `Verification`.
+    """
+    nodes = (batch_size, num_nodes)
+    rows = (batch_size,)
+    return Verification(
+        _empty(nodes, dtype=torch.float32, device=device) if ratios else None,
+        _empty(nodes, dtype=torch.uint8, device=device) if ratios else None,
+        _empty(nodes, dtype=torch.int32, device=device),
+        _empty(rows, dtype=torch.int32, device=device),
+        _empty(rows, dtype=torch.int64, device=device),
+        _empty(rows, dtype=torch.int32, device=device),
+        _empty(rows, dtype=torch.bool, device=device),
+        _empty((batch_size, num_nodes + 1), dtype=torch.float32, device=device),
+        _empty(rows, dtype=torch.int32, device=device),
+    )
+
+
+def run(*args: Any) -> Verification:
+    """`verify` on real tensors, every argument positional, in the order of its signature."""
+    draft_token_ids, rule, resume, top_k, out = args[0], args[2], args[5], args[13], args[20]
+    if out is None:
+        require_tensor("verify", "draft_token_ids", draft_token_ids)
+        shape = draft_token_ids.shape
+        # With any other shape the native module raises before it looks at `out`.
+        if len(shape) == 2 and shape[1] <= _MAX_NODES:
+            resumed = isinstance(resume, Verification) and resume.ratios is not None
+            ratios = rule == "route" or resumed
+            if draft_token_ids.is_cpu:
+                out = _make(_C.empty_verification(Tensor, shape[0], shape[1], ratios))
+            else:
+                out = empty_verification(shape[0], shape[1], draft_token_ids.device, ratios=ratios)
+    arguments = [*args[:13], int32_rows(top_k), *args[14:20], out, torch.get_num_threads()]
+    _C.verify(*arguments)
+    result: Verification = out
+    return result
+
+
+def verify(
+    draft_token_ids: Tensor,
+    logits: Tensor,
+    *,
+    rule: str,
+    parents: Tensor | None = None,
+    num_nodes: Tensor | None = None,
+    resume: Verification | None = None,
+    draft_logits: Tensor | None = None,
+    draft_probs: Tensor | None = None,
+    draft_to_target: Tensor | None = None,
+    accept_threshold: PerRow = 0.7,
+    escalate_threshold: PerRow = 0.5,
+    draft_threshold: PerRow | None = None,
+    temperature: PerRow = 0.0,
+    top_k: int | Tensor = 0,
+    top_p: PerRow = 1.0,
+    min_p: PerRow = 0.0,
+    allowed: Tensor | None = None,
+    uniform_samples: Tensor | None = None,
+    seed: Tensor | None = None,
+    position: Tensor | None = None,
+    out: Verification | None = None,
+) -> Verification:
+    """Judges a batch of draft trees by the verifier's logits: ratios, route and accept in one call.
+
+    Source: VIA-SD (arXiv 2606.12243), r(v) = s_u(v) / max_w s_u(w) and three-way routing for rule
+    "route"; lossless acceptance u * p(x) < q(x) for rule "sample". `via_ext.reference.verify` is
+    the specification. CPU: synchronous, torch.get_num_threads() threads, releases the GIL.
+
+    Args:
+        draft_token_ids: [B, N] int32 or int64, 0 <= N <= 127; -1 = no node.
+        logits: [B, N+1, V] float32, float16 or bfloat16; row 0 follows the root, row i+1 node i.
+        rule: "route", "greedy" or "sample".
+        parents: [N] or [B, N] int32 or int64, -1 = root, always below the node; None = chain.
+        num_nodes: [B] int32 or int64; nodes >= num_nodes are ignored.
+        resume: earlier result to continue with the full model's logits; rows that did not
+            escalate are copied through. Rules greedy and sample only.
+        draft_logits: [B, N, V] as `logits`; node i was drawn from their softmax.
+        draft_probs: [B, N, V] instead of draft_logits; neither = one-hot drafts.
+        draft_to_target: [V_draft] int32 or int64 id map of a reduced drafter vocabulary; then
+            draft_logits and draft_probs have V_draft columns.
+        accept_threshold: a node with ratio >= it is accepted (rule route); >= 0, > 1 = never.
+        escalate_threshold: a node with ratio < it escalates; >= 0, <= accept_threshold.
+        draft_threshold: a node drawn with probability >= it is accepted whatever its ratio; needs
+            draft_logits or draft_probs. None = off.
+        temperature: finite, >= 0; 0 = greedy. A tensor counts as above 0.
+        top_k: >= 0, 0 = off; keeps all ties of the k-th value.
+        top_p: in (0, 1], 1 = off.
+        min_p: in [0, 1], 0 = off.
+        allowed: [B, N+1, ceil(V/32)] int32 bit words; bit set = token allowed in that row.
+        uniform_samples: [B, N+1] float32 in [0, 1): the coins, column N for the final draw.
+        seed: [B] int64 Philox key, used where uniform_samples is None.
+        position: [B] int64, number of this verify call within the request.
+        out: result to write into, with memory of its own; see `empty_verification`.
+
+    Returns:
+        A `Verification`; `out` if given.
+
+    Raises:
+        TypeError: wrong dtype or argument type.
+        ValueError: wrong shape, stride, device, range or combination of arguments.
+        RuntimeError: CUDA tensors without a CUDA kernel.
+    """
+    call = run
+    if tracing():
+        from via_ext import torch_ops
+
+        call = torch_ops.verify
+    return call(
+        *(draft_token_ids, logits, rule, parents, num_nodes, resume),
+        *(draft_logits, draft_probs, draft_to_target),
+        *(accept_threshold, escalate_threshold, draft_threshold),
+        *(temperature, top_k, top_p, min_p, allowed, uniform_samples, seed, position, out),
+    )
