@@ -8,6 +8,9 @@
 # "native" without a GPU would silently build nvcc's oldest target, and CMake's own "all" lists
 # name targets that newer compilers dropped, so both words are resolved here.
 
+if(CMAKE_SCRIPT_MODE_FILE)
+  cmake_minimum_required(VERSION 3.24...4.1)  # policies; a project has set its own
+endif()
 set(VIA_DEFAULT_CUDA_ARCHITECTURES "80-real;90a-real;100-real;120-real;80-virtual")
 
 # Compute capabilities of the visible GPUs as "80-real;90a-real", empty without GPU or driver.

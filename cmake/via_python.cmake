@@ -47,7 +47,8 @@ pybind11_add_module(_C MODULE NO_EXTRAS ${VIA_BINDING_SOURCES})
 target_include_directories(_C PRIVATE ${CMAKE_CURRENT_BINARY_DIR} csrc)
 # Marked as a system folder: third-party code is not held to our warnings.
 target_include_directories(_C SYSTEM PRIVATE third_party)
-target_compile_options(_C PRIVATE ${VIA_CXX_WARNINGS})
+# -O1: the bindings check arguments and call the library, and pybind11 is most of what is compiled.
+target_compile_options(_C PRIVATE ${VIA_CXX_WARNINGS} -O1)
 # Parsing pybind11 takes longer than everything else in a binding file: once is enough.
 target_precompile_headers(_C PRIVATE <pybind11/pybind11.h>)
 target_link_libraries(_C PRIVATE via)

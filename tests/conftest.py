@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 import torch
 
-# The cases are small: more threads would only wait for each other. Tests of threading set their own.
+# The cases are small: more threads would only wait for each other.
 torch.set_num_threads(1)
 
 

@@ -134,6 +134,42 @@ def test_status_bits_are_joined(verify):
     assert result.status.tolist() == [1 | 2 | 4]
 
 
+def test_a_bad_parameter_accepts_nothing_more(verify):
+    ids = torch.tensor([[1, 3, 2], [1, 3, 2]])
+    slim = log_rows(STEEP, STEEP, FLAT, FLAT).expand(2, -1, -1)
+    first = verify(ids, slim, rule="route")
+    assert first.num_accepted.tolist() == [1, 1] and first.escalate.all()
+    full = log_rows(FLAT, [0.0, 0.0, 0.1, 0.9], TWO, TWO).expand(2, -1, -1)
+    result = verify(
+        ids,
+        full,
+        rule="sample",
+        resume=first,
+        temperature=torch.tensor([torch.nan, 1.0]),
+        uniform_samples=torch.zeros(2, 4),
+    )
+    assert result.status.tolist() == [16, 0]
+    assert result.path.tolist() == [[0, -1, -1], [0, 1, 2]]
+    assert result.next_token.tolist() == [3, 0]
+    assert result.next_row.tolist() == [1, 3]
+
+
+def test_a_path_that_does_not_lie_in_the_tree(verify):
+    # Such a result cannot come from a call on this draft: the row starts again without nodes.
+    ids = torch.tensor([[1, 3]] * 5)
+    first = verify(ids, log_rows(STEEP, STEEP, FLAT).expand(5, -1, -1), rule="route")
+    assert first.path.tolist() == [[0, -1]] * 5 and first.escalate.all()
+    broken = first._replace(
+        path=torch.tensor([[0, -1], [1, -1], [7, -1], [-1, -1], [0, 0]], dtype=torch.int32),
+        num_accepted=torch.tensor([1, 1, 1, 1, 100], dtype=torch.int32),
+    )
+    result = verify(ids, log_rows(TWO, STEEP, FLAT).expand(5, -1, -1), rule="greedy", resume=broken)
+    assert result.status.tolist() == [0, 8, 8, 8, 8]
+    assert result.path.tolist() == [[0, -1]] + [[-1, -1]] * 4
+    assert result.next_token.tolist() == [1, 2, 2, 2, 2]
+    assert result.next_row.tolist() == [1, 0, 0, 0, 0]
+
+
 def test_resuming_the_result_of_another_rule_has_no_ratios(verify):
     # No such call escalates, so everything is copied.
     ids = torch.tensor([[1, 3]])

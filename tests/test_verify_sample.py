@@ -148,6 +148,18 @@ def test_a_reduced_draft_vocabulary(verify):
     assert lost.status.tolist() == [0]
 
 
+def test_map_entries_out_of_range_lose_their_mass(verify):
+    # Columns -> nothing, 1, nothing: token 1 keeps p = 0.25, so c * 0.25 < 0.2 decides.
+    arguments = {
+        "draft_probs": torch.tensor([[[0.5, 0.25, 0.25]]]),
+        "draft_to_target": torch.tensor([-1, 1, 4]),
+    }
+    for coin, kept in [(0.79, 1), (0.81, 0)]:
+        result = sample(verify, [1], log_rows(Q0, Q1), [coin, 0.0], **arguments)
+        assert result.num_accepted.tolist() == [kept]
+        assert result.status.tolist() == [2]
+
+
 @pytest.mark.parametrize("with_probs", [False, True])
 def test_probability_zero_is_never_accepted(verify, with_probs):
     probs = torch.tensor([[[0.0, 0.0, 0.0, 1.0]]]) if with_probs else None

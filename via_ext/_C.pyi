@@ -4,8 +4,8 @@ Native operations of via_ext. Use via_ext.ops.
 """
 from __future__ import annotations
 import typing
-__all__: list[str] = ['build_info', 'compact_kv', 'device_count', 'device_info', 'filtered_probs', 'verify']
-def build_info() -> dict:
+__all__: list[str] = ['build_info', 'compact_kv', 'device_count', 'device_info', 'empty_verification', 'filtered_probs', 'verify']
+def build_info() -> dict[str, typing.Any]:
     """
     Facts of this build.
     """
@@ -17,9 +17,13 @@ def device_count() -> int:
     """
     Number of visible GPUs, 0 without a driver.
     """
-def device_info(index: typing.SupportsInt | typing.SupportsIndex) -> dict:
+def device_info(index: typing.SupportsInt | typing.SupportsIndex) -> dict[str, typing.Any]:
     """
     Properties of one GPU; runs a small checked kernel there.
+    """
+def empty_verification(type: type, batch_size: typing.SupportsInt | typing.SupportsIndex, num_nodes: typing.SupportsInt | typing.SupportsIndex, ratios: bool) -> tuple[typing.Any, ...]:
+    """
+    Uninitialised host tensors of `type` for the fields of a Verification.
     """
 def filtered_probs(op: str, logits: typing.Any, temperature: typing.Any, top_k: typing.Any, top_p: typing.Any, min_p: typing.Any, allowed: typing.Any, seed: typing.Any, position: typing.Any, column: typing.SupportsInt | typing.SupportsIndex, probs: typing.Any, token_ids: typing.Any, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """

@@ -2,6 +2,7 @@
 // What this module was built from and what the machine offers.
 
 #include <pybind11/pybind11.h>
+#include <pybind11/typing.h>
 
 #include <sstream>
 #include <stdexcept>
@@ -15,6 +16,7 @@ namespace via::python {
 namespace {
 
 namespace py = pybind11;
+using Facts = py::typing::Dict<py::str, py::object>;
 
 py::tuple split_list(const char* semicolon_list) {
   py::list items;
@@ -23,8 +25,8 @@ py::tuple split_list(const char* semicolon_list) {
   return py::tuple(items);
 }
 
-py::dict build_info() {
-  py::dict info;
+Facts build_info() {
+  Facts info;
   info["version"] = VIA_VERSION;
   info["git_commit"] = VIA_GIT_COMMIT;
   info["cuda"] = bool(VIA_WITH_CUDA);
@@ -36,13 +38,13 @@ py::dict build_info() {
   return info;
 }
 
-py::dict device_info(int index) {
+Facts device_info(int index) {
   DeviceInfo device;
   {
     const py::gil_scoped_release release;
     device = cuda_device_info(index);
   }
-  py::dict info;
+  Facts info;
   info["name"] = device.name;
   info["compute_capability"] = device.compute_capability;
   info["num_multiprocessors"] = device.num_multiprocessors;

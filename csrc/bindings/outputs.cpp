@@ -7,6 +7,7 @@
 
 #include <dlpack.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/typing.h>
 
 #include <cstdlib>
 #include <new>
@@ -61,8 +62,10 @@ std::size_t describe_piece(Piece& piece, Block* block, const Field& field, std::
   return aligned(batch_size * (tensor.ndim == 1 ? 1 : columns) * field.dtype.bits / 8);
 }
 
-py::tuple empty_verification(py::type type, std::uint32_t batch_size, std::uint32_t num_nodes,
-                             bool ratios) {
+py::typing::Tuple<py::object, py::ellipsis> empty_verification(py::type type,
+                                                               std::uint32_t batch_size,
+                                                               std::uint32_t num_nodes,
+                                                               bool ratios) {
   const ExchangeApi found = find_exchange_api(reinterpret_cast<PyTypeObject*>(type.ptr()));
   if (found.api == nullptr) fail_type({"verify", "type"}, found.why, describe(type));
   const std::size_t bytes_per_row = 9 * sizeof(std::int64_t) + 13 * std::size_t{num_nodes};
@@ -92,7 +95,7 @@ py::tuple empty_verification(py::type type, std::uint32_t batch_size, std::uint3
     results[i] = py::reinterpret_steal<py::object>(static_cast<PyObject*>(tensor));
   }
   release(block);
-  return results;
+  return py::typing::Tuple<py::object, py::ellipsis>(results);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checks of shape, strides and device.
 
+#include <algorithm>
 #include <string>
 
 #include "bindings/tensor.h"
@@ -24,6 +25,8 @@ void Tensor::check_last_dim_contiguous() const {
 }
 
 void Tensor::check_contiguous() const {
+  // Torch gives a tensor of no elements, such as [B, 0], strides of no consequence.
+  if (std::find(dl.shape, dl.shape + dl.ndim, 0) != dl.shape + dl.ndim) return;
   std::int64_t expected = 1;
   for (int i = dl.ndim - 1; i >= 0; --i) {
     if (dl.shape[i] > 1 && dl.strides[i] != expected) {

@@ -16,6 +16,10 @@ inline constexpr std::int64_t kChunk = 2048;
 inline constexpr std::int64_t kBlock = 128;
 inline constexpr std::int64_t kBlocksPerChunk = kChunk / kBlock;
 
+// Bins in which top-p counts mass.
+inline constexpr int kNumBins = 2048;
+inline constexpr float kBinsPerOrder = 16.0f;
+
 // One row of logits, or of probabilities, as the caller holds it.
 struct RowView {
   const void* data = nullptr;
@@ -46,6 +50,10 @@ struct Kernels {
   // with one pass. NaN = unknown.
   ChunkStats (*chunk_softmax)(const RowView& row, std::int64_t chunk_idx, float scale,
                               float reference);
+  // bins[kChunk] = distance below `max` in 1 / kBinsPerOrder binary orders, at most kNumBins - 1;
+  // tokens of one logit share a bin.
+  void (*chunk_bins)(const RowView& row, std::int64_t chunk_idx, float max, float scale,
+                     std::int32_t* bins);
   // First token of the chunk whose allowed logit equals `value`, or -1.
   std::int64_t (*find_first)(const RowView& row, std::int64_t chunk_idx, float value);
   // Maxima of the chunk's kBlocksPerChunk blocks; -inf past the end of the row.

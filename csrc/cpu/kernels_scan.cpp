@@ -6,7 +6,7 @@
 // mask, tail, NaN, infinities, extreme scales) two passes: the maximum, then the weights.
 // Bytes: each element is read once from memory; the second pass finds it in the first-level cache.
 // Numerics: core/exp2.h; 32 lane sums of 64 float32 terms each, joined to one float64 per chunk.
-#include "cpu/kernels_lanes.h"
+#include "cpu/kernels_load.h"
 
 namespace via::cpu::VIA_ISA_NAMESPACE {
 namespace {
@@ -75,6 +75,7 @@ VIA_HD ChunkStats scan_once(const T* from, float scale, float reference) {
   return {max_lanes(best), any_lane(nan), sum_lanes(sum), static_cast<double>(reference)};
 }
 
+// Not after a NaN, an infinity, or a value too far above the reference.
 VIA_HD bool fits(const ChunkStats& stats, float scale) {
   return !stats.has_nan && stats.sum == stats.sum && stats.max > kNegInf &&
          exponent_of(stats.max, scale) - stats.exponent < kMaxExponent;

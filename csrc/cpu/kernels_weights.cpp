@@ -5,7 +5,7 @@
 // Numerics: weights relative to the chunk's own maximum, so that at least one is 1; sums as in
 // kernels_scan.cpp.
 #include "core/residual.h"
-#include "cpu/kernels_lanes.h"
+#include "cpu/kernels_load.h"
 
 namespace via::cpu::VIA_ISA_NAMESPACE {
 namespace {
@@ -67,6 +67,18 @@ std::int64_t find_first(const RowView& row, std::int64_t chunk_idx, float value)
   return found < 0 ? -1 : chunk_begin(chunk_idx) + found;
 }
 
+void chunk_bins(const RowView& row, std::int64_t chunk_idx, float max, float scale,
+                std::int32_t* bins) {
+  alignas(64) float values[kChunk];
+  load_logits(row, chunk_idx, values);
+  constexpr float kLast = static_cast<float>(kNumBins - 1);
+#pragma omp simd
+  for (int i = 0; i < static_cast<int>(kChunk); ++i) {
+    const float distance = (max - values[i]) * scale * kBinsPerOrder;
+    bins[i] = static_cast<std::int32_t>(distance < kLast ? distance : kLast);
+  }
+}
+
 void block_max(const RowView& row, std::int64_t chunk_idx, float* maxima) {
   alignas(64) float values[kChunk];
   load_logits(row, chunk_idx, values);
@@ -120,6 +132,7 @@ double chunk_residual(const float* r, const float* p, std::int64_t rejected, flo
 
 void fill_weights(Kernels& table) {
   table.find_first = find_first;
+  table.chunk_bins = chunk_bins;
   table.block_max = block_max;
   table.load_logits = load_logits;
   table.load_probs = load_probs;

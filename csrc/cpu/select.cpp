@@ -2,8 +2,9 @@
 // Where top-k, top-p and min-p cut a row (rules: core/filters.h), without sorting the vocabulary.
 //   top-k: the k-th largest of the 128-token block maxima bounds the k-th largest logit from below,
 //          so only blocks that reach it are searched, and only what they hold is selected from.
-//   top-p: tokens too light to matter are skipped by chunk, the rest is counted into bins of 1/16
-//          binary order; only the bin in which the mass passes top_p is sorted.
+//   top-p: chunks too light to matter are skipped, the rest is counted into bins of 1/16 binary
+//          order; only the bin in which the mass passes top_p is sorted. After top-k its few tokens
+//          are sorted instead.
 // Numerics: weights of core/exp2.h, masses in float64; order and ties by the logits themselves.
 #include <algorithm>
 #include <cmath>
@@ -15,9 +16,6 @@
 
 namespace via::cpu {
 namespace {
-
-constexpr int kNumBins = 2048;
-constexpr double kBinsPerOrder = 16.0;
 
 struct Candidate {
   float logit;
@@ -31,7 +29,7 @@ bool comes_first(const Candidate& a, const Candidate& b) {
 
 struct Scratch {
   std::vector<float> maxima, order;
-  std::vector<Candidate> candidates, bin;
+  std::vector<Candidate> candidates;
   std::vector<double> mass;
 };
 
@@ -85,70 +83,80 @@ FilterCut top_k_cut(const Law& law, std::size_t k, Scratch& buffers) {
   return cut;
 }
 
-// Without top-k: every token that could be in the nucleus.
-double gather_nucleus_candidates(const Law& law, float top_p, Scratch& buffers) {
-  const double floor = 0.5 * top_p_floor(top_p, law.stats.sum, law.row.size);
-  alignas(64) float values[kChunk], weights[kChunk];
-  buffers.candidates.clear();
-  for (std::size_t c = 0; c < law.chunks.size(); ++c) {
-    const float max = law.chunks[c].max;
-    if (max == kNegInf) continue;
-    const double factor = std::exp2(exponent_of(max, law.scale) - law.stats.exponent);
-    if (factor < floor) continue;
-    const std::int64_t chunk_idx = static_cast<std::int64_t>(c);
-    kernels().load_logits(law.row, chunk_idx, values);
-    kernels().chunk_weights(law.row, chunk_idx, max, law.scale, {kNegInf, 0}, 1.0f, weights);
-    const float lightest = static_cast<float>(floor / factor * 0.5);
-    for (std::int64_t i = 0; i < kChunk; ++i) {
-      if (values[i] == kNegInf || weights[i] < lightest) continue;
-      buffers.candidates.push_back({values[i], static_cast<std::int32_t>(c * kChunk + i),
-                                    static_cast<double>(weights[i]) * factor});
-    }
+// The last of `sorted` tokens before which the mass is < top_p; `before` has been passed already.
+FilterCut walk_nucleus(const std::vector<Candidate>& sorted, float top_p, double total,
+                       double before) {
+  FilterCut cut{sorted.front().logit, sorted.front().id};
+  for (const Candidate& candidate : sorted) {
+    if (!top_p_keeps(before, top_p, total)) break;
+    cut = {candidate.logit, candidate.id};
+    before += candidate.weight;
   }
-  return law.stats.sum;
+  return cut;
 }
 
-double weigh_candidates(const Law& law, Scratch& buffers) {
+// top-p of what top-k left in buffers.candidates.
+FilterCut top_p_cut_of_candidates(const Law& law, float top_p, Scratch& buffers) {
   double total = 0.0;
   for (Candidate& candidate : buffers.candidates) {
     candidate.weight = std::exp2(exponent_of(candidate.logit, law.scale) - law.stats.exponent);
     total += candidate.weight;
   }
-  return total;
+  std::sort(buffers.candidates.begin(), buffers.candidates.end(), comes_first);
+  return walk_nucleus(buffers.candidates, top_p, total, 0.0);
 }
 
-// The last token, in (logit descending, id ascending) order, before which the mass is < top_p.
-FilterCut nucleus_cut(const Law& law, float top_p, double total, Scratch& buffers) {
-  const auto bin_of = [&](const Candidate& c) {
-    const double orders = (static_cast<double>(law.stats.max) - static_cast<double>(c.logit)) *
-                          static_cast<double>(law.scale) * kBinsPerOrder;
-    return orders < kNumBins - 1 ? static_cast<int>(orders) : kNumBins - 1;
-  };
-  buffers.mass.assign(kNumBins, 0.0);
-  for (const Candidate& candidate : buffers.candidates) {
-    buffers.mass[bin_of(candidate)] += candidate.weight;
+// Calls body(chunk_idx, factor) for the chunks that may hold a token of the nucleus; factor brings
+// weights relative to the chunk's maximum to the row's scale.
+template <typename Body>
+void for_each_heavy_chunk(const Law& law, float top_p, Body&& body) {
+  const double floor = 0.5 * top_p_floor(top_p, law.stats.sum, law.row.size);
+  for (std::size_t c = 0; c < law.chunks.size(); ++c) {
+    if (law.chunks[c].max == kNegInf) continue;
+    const double factor =
+        std::exp2(exponent_of(law.chunks[c].max, law.scale) - law.stats.exponent);
+    if (factor >= floor) body(static_cast<std::int64_t>(c), factor);
   }
-  int last_bin = 0;
+}
+
+// top-p of the whole row.
+FilterCut top_p_cut(const Law& law, float top_p, Scratch& buffers) {
+  const double total = law.stats.sum;
+  alignas(64) float values[kChunk], weights[kChunk];
+  alignas(64) std::int32_t bins[kChunk];
+  buffers.mass.assign(kNumBins, 0.0);
+  for_each_heavy_chunk(law, top_p, [&](std::int64_t c, double factor) {
+    const float max = law.chunks[c].max;
+    kernels().chunk_weights(law.row, c, max, law.scale, {kNegInf, 0}, 1.0f, weights);
+    kernels().chunk_bins(law.row, c, law.stats.max, law.scale, bins);
+    for (std::int64_t i = 0; i < kChunk; ++i) {
+      buffers.mass[bins[i]] += static_cast<double>(weights[i]) * factor;
+    }
+  });
+  std::int32_t last_bin = 0;
   double before = 0.0, passed = 0.0;
-  for (int bin = 0; bin < kNumBins; ++bin) {
+  for (std::int32_t bin = 0; bin < kNumBins; ++bin) {
     if (buffers.mass[bin] > 0.0 && top_p_keeps(passed, top_p, total)) {
       last_bin = bin;
       before = passed;
     }
     passed += buffers.mass[bin];
   }
-  buffers.bin.clear();
-  for (const Candidate& candidate : buffers.candidates) {
-    if (bin_of(candidate) == last_bin) buffers.bin.push_back(candidate);
-  }
-  std::sort(buffers.bin.begin(), buffers.bin.end(), comes_first);
-  FilterCut cut{law.stats.max, static_cast<std::int32_t>(law.stats.argmax)};
-  for (const Candidate& candidate : buffers.bin) {
-    if (!top_p_keeps(before, top_p, total)) break;
-    cut = {candidate.logit, candidate.id};
-    before += candidate.weight;
-  }
-  return cut;
+  buffers.candidates.clear();
+  for_each_heavy_chunk(law, top_p, [&](std::int64_t c, double factor) {
+    const float max = law.chunks[c].max;
+    kernels().chunk_bins(law.row, c, law.stats.max, law.scale, bins);
+    if (std::find(bins, bins + kChunk, last_bin) == bins + kChunk) return;
+    kernels().load_logits(law.row, c, values);
+    kernels().chunk_weights(law.row, c, max, law.scale, {kNegInf, 0}, 1.0f, weights);
+    for (std::int64_t i = 0; i < kChunk; ++i) {
+      if (bins[i] != last_bin || weights[i] == 0.0f) continue;
+      buffers.candidates.push_back({values[i], static_cast<std::int32_t>(c * kChunk + i),
+                                    static_cast<double>(weights[i]) * factor});
+    }
+  });
+  std::sort(buffers.candidates.begin(), buffers.candidates.end(), comes_first);
+  return walk_nucleus(buffers.candidates, top_p, total, before);
 }
 
 }  // namespace
@@ -159,9 +167,8 @@ FilterCut select_cut(const Law& law, const Filters& filters) {
   const bool use_top_k = filters.top_k > 0 && filters.top_k < law.row.size;
   if (use_top_k) cut = stricter_cut(cut, top_k_cut(law, filters.top_k, buffers));
   if (filters.top_p < 1.0f) {
-    const double total = use_top_k ? weigh_candidates(law, buffers)
-                                   : gather_nucleus_candidates(law, filters.top_p, buffers);
-    cut = stricter_cut(cut, nucleus_cut(law, filters.top_p, total, buffers));
+    cut = stricter_cut(cut, use_top_k ? top_p_cut_of_candidates(law, filters.top_p, buffers)
+                                      : top_p_cut(law, filters.top_p, buffers));
   }
   return cut;
 }

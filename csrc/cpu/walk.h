@@ -1,67 +1,67 @@
 // SPDX-License-Identifier: Apache-2.0
-// One batch row of verify: its draft tree, its parameters, and the walk over it.
+// The walk over one batch row's tree, and the decisions it writes.
 #pragma once
 
 #include <cstdint>
 
-#include "core/filters.h"
-#include "core/philox.h"
 #include "core/route.h"
 #include "core/tree.h"
 #include "cpu/draft.h"
 #include "cpu/law.h"
+#include "cpu/request.h"
 #include "via/verify.h"
 
 namespace via::cpu {
 
+// Large buffers of a walk, kept per thread so that small calls allocate nothing.
+struct WalkBuffers {
+  Law law;
+  DraftLaw draft;
+  Residual residual;
+};
+
 class Walk {
  public:
-  // Reads ids, parents, counts and parameters of the row and checks them.
   Walk(const VerifyParams& params, int batch_idx);
   // Decides the row and writes every output element of it.
   void run();
 
  private:
+  // walk_outputs.cpp
   void clear_outputs();
-  void read_tree();
   bool read_resume();
-  void load_row(int row_idx);
   void accept_node(int node_idx);
   void emit(std::int64_t token_id);
   void escalate();
+  void finish();
+
+  // walk.cpp: one step each; false ends the walk
+  void load_row();
   bool end_without_mass();
-  int child_with_token(std::int64_t token_id) const;
-  bool has_child(int row_idx) const;
-  RowView logits_row(int row_idx) const;
-  float uniform(int column, Purpose purpose) const;
-  float final_uniform() const;
+  bool step_greedy();
+  bool step_sample_one_hot();
+  bool step_sample_drawn();
   std::int64_t draw_without(const std::int64_t* tokens, int count);
-  void open_draft(int node_idx);
+
+  // walk_route.cpp
+  bool step_route();
+  bool stops_at_leaf() const;
+  RouteCandidate score_children(int row_idx);
+  void score_other_rows();
+  double draft_probability_of(int node_idx);
+
   void close_draft();
 
-  bool step_greedy();
-  bool step_sample();
-  bool step_one_hot();
-  bool step_with_distribution();
-  bool step_route();
-  RouteCandidate score_children(int row_idx, const Law& law);
-  void score_other_rows();
-
   const VerifyParams& params_;
-  const int batch_idx_;
-  int num_nodes_ = 0;        // nodes in use in this batch row
+  const std::int64_t batch_idx_;
+  const std::int64_t first_node_;  // of this row in the [B, N] outputs
+  Request request_;
   Rule rule_;
-  Filters filters_;
-  RouteThresholds tau_;
-  std::int64_t token_[kMaxNodes];
-  int parent_[kMaxNodes];
-  NodeSet live_, scored_rows_;
-  bool root_scored_ = false;
-  bool is_refused_ = false;  // a parameter is out of range: greedy, nothing accepted
-  int row_idx_ = 0;          // the row the walk stands at
+  NodeSet scored_;                 // rows of the nodes whose children have ratios
+  bool is_root_scored_ = false;
+  int row_idx_ = 0;                // the row the walk stands at
   int num_accepted_ = 0;
-  std::int32_t status_ = 0;
-  Law& law_;
+  Law& law_;                       // of row_idx_
   DraftLaw& draft_;
   Residual& residual_;
 };

@@ -56,13 +56,11 @@ class Row(NamedTuple):
         logits: [V] float64; -inf where the mask forbids, where NaN stood, and, beside a +inf,
             everywhere but at the first +inf (which becomes 0): such a row is one-hot.
         has_nan: a NaN stood at an allowed id.
-        has_infinity: a +inf stood at an allowed id.
         fallback: lowest allowed id, else 0: the token of a row without any mass.
     """
 
     logits: Tensor
     has_nan: bool
-    has_infinity: bool
     fallback: int
 
     @property
@@ -97,8 +95,7 @@ def read_row(logits: Tensor, allowed: Tensor | None = None) -> Row:
     if len(infinite):
         values = torch.full_like(values, _NEG_INF)
         values[infinite[0]] = 0.0
-    fallback = int(ids[mask][0]) if mask.any() else 0
-    return Row(values, has_nan, len(infinite) > 0, fallback)
+    return Row(values, has_nan, int(ids[mask][0]) if mask.any() else 0)
 
 
 def _kept(row: Row, filters: Filters) -> Tensor:

@@ -84,8 +84,8 @@ def run(walk: Walk, rule: str, ratios: list[float], tiers: list[int]) -> None:
         weights = None  # of the final draw; None = the row's own distribution
         if rule == "route":
             node, walk.escalate = _route_step(children, ratios, tiers)
-        elif rule == "greedy" or request.filters.temperature == 0.0 or row.has_infinity:
-            # With one certain token, sample is greedy whatever the drafts were drawn from.
+        elif rule == "greedy" or request.filters.temperature == 0.0:
+            # Temperature 0 needs no draft distribution: sample is greedy whatever they were.
             node = accept.greedy(row.argmax, children, request.tokens)
             if node is None:
                 return walk.emit(row.argmax, row)

@@ -2,7 +2,9 @@
 // The map of via: one params struct and one function per operation, in pipeline order.
 #pragma once
 
+// clang-format off: pipeline order
 #include "via/types.h"       // dtypes, views, tiers, status bits
 #include "via/filter.h"      // draft: filtered distributions and draws
 #include "via/verify.h"      // ratios, route, accept
 #include "via/compact_kv.h"  // accept: keep the accepted path's cache rows
+// clang-format on
