@@ -14,11 +14,11 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import platform
 import statistics
 from pathlib import Path
 
 import torch
+from machine import cpu_name
 
 import via_ext
 from via_ext import demo
@@ -40,16 +40,6 @@ COLUMNS = (
     "agreement",
     "overhead",
 )
-
-
-def cpu_name() -> str:
-    """The processor's model name, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "unknown"
 
 
 def median(rows: list[Row], column: str) -> float | None:

@@ -14,7 +14,7 @@ struct CacheView {
   void* data = nullptr;
   std::int64_t stride_bytes[3] = {0, 0, 0};  // row or page, position, head
   std::int32_t num_heads = 0;
-  std::int64_t head_bytes = 0;   // D * sizeof(element)
+  std::int64_t head_bytes = 0;  // D * sizeof(element)
 };
 
 // For every row b and i < num_accepted[b]: position context_lens[b] + 1 + i receives what stood at
@@ -22,16 +22,16 @@ struct CacheView {
 // A path entry outside [0, N), not ascending, or beyond the capacity stops that row's moves there.
 struct CompactKvParams {
   std::int32_t batch_size = 0;
-  std::int32_t num_nodes = 0;      // N: columns of path
+  std::int32_t num_nodes = 0;  // N: columns of path
   std::int32_t num_caches = 0;
-  std::int64_t capacity = 0;       // positions per row: S, or max_pages * page_size
+  std::int64_t capacity = 0;  // positions per row: S, or max_pages * page_size
   const CacheView* caches = nullptr;
-  TensorView context_lens;         // [B] int32 or int64: index of the root's row
-  TensorView path;                 // [B, N] int32 or int64, padded -1
-  TensorView num_accepted;         // [B] int32 or int64
-  TensorView page_table;           // [B, max_pages] int32, or not given
-  std::int32_t page_size = 0;      // power of two; paged only
-  std::int64_t num_pages = 0;      // paged only: entries outside [0, num_pages) stop the row
+  TensorView context_lens;     // [B] int32 or int64: index of the root's row
+  TensorView path;             // [B, N] int32 or int64, padded -1
+  TensorView num_accepted;     // [B] int32 or int64
+  TensorView page_table;       // [B, max_pages] int32, or not given
+  std::int32_t page_size = 0;  // power of two; paged only
+  std::int64_t num_pages = 0;  // paged only: entries outside [0, num_pages) stop the row
   std::int32_t num_threads = 0;
   void* stream = nullptr;
 };

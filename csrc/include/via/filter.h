@@ -10,8 +10,8 @@
 namespace via {
 
 // The sampling filters of one call, each a number or one per batch row.
-// Order: grammar mask, temperature, top-k (keeps all ties of the k-th value), top-p (smallest set by
-// probability descending then id ascending, mass before each kept token < top_p), min-p.
+// Order: grammar mask, temperature, top-k (keeps all ties of the k-th value), top-p (smallest set
+// by probability descending then id ascending, mass before each kept token < top_p), min-p.
 struct FilterParams {
   FloatParam temperature;  // finite >= 0; 0 = greedy
   IntParam top_k;          // >= 0; 0 = off
@@ -26,15 +26,15 @@ struct FilterParams {
 struct FilteredProbsParams {
   std::int32_t num_rows = 0;
   std::int32_t vocab_size = 0;
-  TensorView logits;   // [R, V] float32, float16 or bfloat16
-  TensorView allowed;  // [R, ceil(V/32)] int32 bit words, or not given
-  FilterParams filter; // per-row entries have length R
+  TensorView logits;                       // [R, V] float32, float16 or bfloat16
+  TensorView allowed;                      // [R, ceil(V/32)] int32 bit words, or not given
+  FilterParams filter;                     // per-row entries have length R
   const std::int64_t* seed = nullptr;      // [R]; needed with token_ids at temperature > 0
   const std::int64_t* position = nullptr;  // [R]
   std::int32_t column = 0;
-  float* probs = nullptr;                  // [R, V], contiguous; may be null if token_ids is set
-  std::int64_t* token_ids = nullptr;       // [R], or null
-  std::int32_t num_threads = 0;            // CPU: 0 = one per core
+  float* probs = nullptr;             // [R, V], contiguous; may be null if token_ids is set
+  std::int64_t* token_ids = nullptr;  // [R], or null
+  std::int32_t num_threads = 0;       // CPU: 0 = one per core
 };
 
 void filtered_probs_cpu(const FilteredProbsParams& params);

@@ -10,7 +10,13 @@ namespace via {
 // At most 127 nodes below the root, so that root + nodes fit 128 rows (two 64-bit ancestor words).
 inline constexpr int kMaxNodes = 127;
 
-enum class DType : std::int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2, kInt32 = 3, kInt64 = 4 };
+enum class DType : std::int32_t {
+  kFloat32 = 0,
+  kFloat16 = 1,
+  kBFloat16 = 2,
+  kInt32 = 3,
+  kInt64 = 4
+};
 
 // Where a call runs. kCuda needs a build with CUDA.
 enum class Device : std::int32_t { kCpu = 0, kCuda = 1 };
@@ -20,7 +26,12 @@ enum class Device : std::int32_t { kCpu = 0, kCuda = 1 };
 enum class Rule : std::int32_t { kRoute = 0, kGreedy = 1, kSample = 2 };
 
 // Route of one node. kTierNone marks "no node here".
-enum Tier : std::uint8_t { kTierAccept = 0, kTierRegenerate = 1, kTierEscalate = 2, kTierNone = 255 };
+enum Tier : std::uint8_t {
+  kTierAccept = 0,
+  kTierRegenerate = 1,
+  kTierEscalate = 2,
+  kTierNone = 255
+};
 
 // Bit flags of Verification.status, or-ed per batch row.
 enum Status : std::int32_t {

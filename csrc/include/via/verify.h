@@ -13,15 +13,15 @@ namespace via {
 // Outputs of verify, one array per field, contiguous, every element written. Also the input of
 // `resume`, where the arrays are only read.
 struct Verification {
-  float* ratios = nullptr;              // [B, N]; null for rules greedy and sample
-  std::uint8_t* tiers = nullptr;        // [B, N]; null for rules greedy and sample
-  std::int32_t* path = nullptr;         // [B, N] accepted nodes in order, padded -1
-  std::int32_t* num_accepted = nullptr; // [B]
-  std::int64_t* next_token = nullptr;   // [B]; -1 when escalating
-  std::int32_t* next_row = nullptr;     // [B] logits row that next_token came from
-  bool* escalate = nullptr;             // [B]
-  float* logprobs = nullptr;            // [B, N+1] accepted tokens, then the next one; padded 0
-  std::int32_t* status = nullptr;       // [B] Status bits
+  float* ratios = nullptr;               // [B, N]; null for rules greedy and sample
+  std::uint8_t* tiers = nullptr;         // [B, N]; null for rules greedy and sample
+  std::int32_t* path = nullptr;          // [B, N] accepted nodes in order, padded -1
+  std::int32_t* num_accepted = nullptr;  // [B]
+  std::int64_t* next_token = nullptr;    // [B]; -1 when escalating
+  std::int32_t* next_row = nullptr;      // [B] logits row that next_token came from
+  bool* escalate = nullptr;              // [B]
+  float* logprobs = nullptr;             // [B, N+1] accepted tokens, then the next one; padded 0
+  std::int32_t* status = nullptr;        // [B] Status bits
 };
 
 // Row 0 of `logits` follows the root (the last committed token), row i+1 follows node i.
@@ -38,7 +38,7 @@ struct VerifyParams {
   TensorView node_counts;      // [B] int32 or int64, stride[0] used; none = N for every row
   TensorView draft_probs;      // [B, N, V_draft] distribution node i was drawn from; none = one-hot
   bool draft_probs_are_logits = false;  // true: softmax of them, as they are
-  TensorView draft_to_target;  // [V_draft] int32 or int64 id map, or not given
+  TensorView draft_to_target;           // [V_draft] int32 or int64 id map, or not given
   TensorView allowed;          // [B, N+1, ceil(V/32)] int32 grammar bit words, or not given
   TensorView uniform_samples;  // [B, N+1] float32 in [0, 1), or not given
   TensorView seed;             // [B] int64, or not given
