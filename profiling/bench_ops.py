@@ -1,145 +1,186 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times `ops.verify` on the CPU beside plain PyTorch, and both beside the memory bandwidth.
+"""Times the operations on the CPU beside plain PyTorch, and both beside the memory bandwidth.
 
-Verification is bound by reading logits. The floor of a call is
+    python profiling/bench_ops.py [--device cpu] [--quick] [--rounds 9] [--out FILE]
 
-    bytes of the rows it must read / measured read bandwidth,
+Verification is bound by reading logits. Floor of a call: bytes of the rows it must read (greedy and
+sample: those on the walk; route: every row with a child, and the leaf if reached) over the read
+bandwidth. Prediction: float32 reaches the bandwidth with two cores; bfloat16, at half the bytes per
+exponential, is bound by arithmetic on rows whose log-probabilities are due, at about 16 GB/s here.
 
-where greedy and sample must read the rows on the walk and route every row with a child (and the
-leaf, if reached). The bandwidth is that of a multi-threaded sum over an array far larger than the
-caches, in the same run. Three copies of the logits take turns, so that the 37 MB of the largest
-case do not stay in a cache; smaller cases may.
-
-"eager" is the same decision written in plain PyTorch (no trees, no status, no ragged rows): softmax
-over all rows, gather, compare, cumulative product, argmax or multinomial.
-
-    python profiling/bench_ops.py [--device cpu] [--quick] [--out FILE]
-
-Columns: microseconds at the 20th, 50th and 80th percentile, GB/s over the rows that must be read,
-share of the measured bandwidth, and the median of eager over the median of ours.
+Every round times, in turn: a multi-threaded read loop over 256 MB (which also empties the caches,
+so inputs come from memory), the operation, and the same decision in plain PyTorch ("eager": for
+trees and draws a loop over requests). Other work on the machine thus hits all three alike. Columns:
+microseconds at the 20th, 50th and 80th percentile, GB/s over the rows that must be read, its share
+of the bandwidth (medians of the same rounds), median of eager over median of ours, and once, for
+the smallest shape, the same ratio for via_ext.reference.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import statistics
+import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from eager_ops import eager_greedy, eager_route, eager_sample, filtered
 from machine import cpu_name
 
-from via_ext import build_info, ops
+from via_ext import Tree, build_info, ops, reference
 
 RESULTS = Path(__file__).parent / "results" / "bench_ops_cpu.csv"
-COPIES = 3
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+READ_BYTES = 256 * 2**20
+Row = dict[str, Any]
 
 
-def percentiles(call: Callable[[], Any], budget: float) -> tuple[float, float, float]:
-    """20th, 50th and 80th percentile of a call, in seconds, over about `budget` seconds."""
-    for _ in range(3):
-        call()
-    times: list[float] = []
-    end = time.perf_counter() + budget
-    while len(times) < 9 or time.perf_counter() < end:
-        begin = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begin)
-    times.sort()
-    low, median, high = (times[int(q * (len(times) - 1))] for q in (0.2, 0.5, 0.8))
-    return low, median, high
+class ReadLoop:
+    """Reads 256 MB with one thread per torch thread; numpy releases the interpreter lock."""
+
+    def __init__(self) -> None:
+        threads = torch.get_num_threads()
+        self.parts = np.array_split(np.ones(READ_BYTES // 8, dtype=np.uint64), threads)
+        self.pool = ThreadPoolExecutor(threads)
+
+    def __call__(self) -> None:
+        list(self.pool.map(np.bitwise_or.reduce, self.parts))
 
 
-def read_bandwidth(budget: float) -> float:
-    """Bytes per second of summing 256 MB with torch's threads (the best percentile)."""
-    data = torch.ones(64 * 2**20)
-    return data.numel() * 4 / percentiles(data.sum, budget)[0]
+def seconds(call: Callable[[], Any]) -> float:
+    """Duration of one call."""
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
 
 
-def eager(rule: str, ids: torch.Tensor, logits: torch.Tensor, coins: torch.Tensor) -> Any:
-    """The decision for a chain in plain PyTorch."""
-    probs = torch.softmax(logits.float(), -1)
-    drafted = probs[:, :-1].gather(2, ids[..., None])[..., 0]
-    if rule == "route":
-        ratios = drafted / probs[:, :-1].amax(-1)
-        accepted = (ratios >= 0.7).cumprod(1).sum(1)
-        tiers = (ratios < 0.7).int() + (ratios < 0.5).int()
-    elif rule == "greedy":
-        accepted = (probs[:, :-1].argmax(-1) == ids).cumprod(1).sum(1)
-    else:
-        accepted = (coins[:, :-1] < drafted).cumprod(1).sum(1)
-    last = probs[torch.arange(len(probs)), accepted]
-    if rule != "sample":
-        return accepted, last.argmax(-1), probs.amax(-1).log(), tiers if rule == "route" else None
-    # One-hot drafts: the rejected token leaves the last row, the bonus row keeps all.
-    rejected = ids.gather(1, accepted.clamp(max=ids.shape[1] - 1)[:, None])
-    kept = (accepted == ids.shape[1]).to(last.dtype)[:, None]
-    last = last.scatter(1, rejected, last.gather(1, rejected) * kept)
-    return accepted, torch.multinomial(last, 1), drafted.log()
+def quantile(times: list[float], q: float) -> float:
+    """The element at rank q of the sorted times."""
+    return sorted(times)[round(q * (len(times) - 1))]
 
 
-def cases(quick: bool) -> list[dict[str, Any]]:
-    """What is timed: rule, shape, dtype, filters, and how many draft tokens are right."""
+def cases(quick: bool) -> list[Row]:
+    """What is timed: rule, drafts, shape, dtype, filters, and how many draft tokens are right."""
     shapes = [(8, 128256)] if quick else [(1, 32000), (8, 32000), (1, 128256), (8, 128256)]
-    found = []
-    for batch, vocab in shapes:
-        for dtype in DTYPES:
-            for rule in ("route", "greedy", "sample"):
-                for right in (8, 4):
-                    found.append(dict(rule=rule, B=batch, N=8, V=vocab, dtype=dtype, right=right))
-            for name, value in ({} if quick else {"top_k": 50, "top_p": 0.9}).items():
-                case = dict(rule="sample", B=batch, N=8, V=vocab, dtype=dtype, right=8)
-                found.append(case | {name: value})
-    return found
+    kinds: list[Row] = [
+        {"rule": rule, "drafts": "chain", "right": right}
+        for rule in ("route", "greedy", "sample")
+        for right in (8, 4)
+    ]
+    kinds.append({"rule": "sample", "drafts": "chain+p", "right": 4})
+    kinds.append({"rule": "route", "drafts": "tree", "right": 3})
+    kinds.append({"rule": "greedy", "drafts": "tree", "right": 3})
+    kinds.append({"rule": "sample", "drafts": "chain", "right": 4, "top_k": 50, "top_p": 0.9})
+    kinds.append({"rule": "sample", "drafts": "chain", "right": 4, "top_p": 0.9})
+    return [
+        {**kind, "B": batch, "V": vocab, "dtype": dtype}
+        for batch, vocab in shapes
+        for dtype in DTYPES
+        for kind in kinds
+    ]
 
 
-def measure(case: dict[str, Any], bandwidth: float, budget: float) -> dict[str, Any]:
-    """Times one case and returns its row."""
-    batch, nodes, vocab, right = case["B"], case["N"], case["V"], case["right"]
+def build(case: Row) -> tuple[Row, Row, torch.Tensor]:
+    """Arguments of `verify` and of eager, and the logits: noise and one likely token per row."""
+    batch, vocab, right = case["B"], case["V"], case["right"]
+    tree = Tree.from_widths([4, 2, 1]) if case["drafts"] == "tree" else Tree.chain(8)
+    nodes, parents = tree.num_nodes, torch.tensor(tree.parents)
     generator = torch.Generator().manual_seed(0)
-    base = (torch.randn(batch, nodes + 1, vocab, generator=generator) * 3).to(DTYPES[case["dtype"]])
-    copies = [base.clone() for _ in range(COPIES)]
-    ids = base.float().argmax(-1)[:, :nodes]
-    if right < nodes:
+    logits = torch.randn(batch, nodes + 1, vocab, generator=generator) * 2.5
+    likely = torch.randint(0, vocab, (batch, nodes + 1), generator=generator)
+    logits.scatter_(2, likely[..., None], 16.0)
+    logits = logits.to(DTYPES[case["dtype"]])
+    # The first child of every row is its likely token; siblings miss.
+    first = torch.tensor([node == list(tree.parents).index(p) for node, p in enumerate(parents)])
+    ids = torch.where(first, likely[:, parents + 1], (likely[:, parents + 1] + 7) % vocab)
+    if right < nodes and case["drafts"] != "tree":
         ids[:, right] = (ids[:, right] + 1) % vocab
-    filters = {name: case[name] for name in ("top_k", "top_p") if name in case}
-    # Coins of zero accept every token of positive probability: the walk is the same every time.
-    coins = torch.zeros(batch, nodes + 1)
+    call: Row = {"rule": case["rule"], "draft_token_ids": ids, "logits": logits}
+    if case["drafts"] == "tree":
+        call["parents"] = parents
     if case["rule"] == "sample":
+        # Coins of 0 accept what has any probability; the one of the wrong token rejects it.
+        coins = torch.zeros(batch, nodes + 1)
         coins[:, right:nodes] = 0.999999
-        filters |= {"temperature": 1.0, "uniform_samples": coins}
-    turn = [0]
+        coins[:, nodes] = 0.5
+        call |= {"temperature": 1.0, "uniform_samples": coins}
+    if case["drafts"] == "chain+p":
+        call["draft_probs"] = torch.zeros(batch, nodes, vocab).scatter(2, ids[..., None], 1.0)
+        call["draft_probs"] += 1.0 / vocab
+    return call, {name: case[name] for name in ("top_k", "top_p") if name in case}, logits
 
-    def logits() -> torch.Tensor:
-        turn[0] = (turn[0] + 1) % COPIES
-        return copies[turn[0]]
 
-    result = ops.verify(ids, base, rule=case["rule"], **filters)
-    if result.num_accepted.tolist() != [right] * batch:
-        raise RuntimeError(f"bench: case must accept {right}, got {result.num_accepted.tolist()}")
-    fast = percentiles(lambda: ops.verify(ids, logits(), rule=case["rule"], **filters), budget)
-    slow = percentiles(lambda: eager(case["rule"], ids, logits(), coins), budget)
-    # Route reads every row that has a child; the leaf's row only if the walk gets there.
-    rows = right + 1 if case["rule"] != "route" else nodes + (right == nodes)
-    rate = batch * rows * vocab * base.element_size() / fast[1]
+def eager_call(call: Row, filters: Row, logits: torch.Tensor) -> Callable[[], Any]:
+    """The same decision in plain PyTorch."""
+    ids, parents = call["draft_token_ids"], call.get("parents")
+    if call["rule"] == "route":
+        return lambda: eager_route(ids, logits, parents)
+    if call["rule"] == "greedy":
+        return lambda: eager_greedy(ids, logits, parents)
+    coins, drawn_from = call["uniform_samples"], call.get("draft_probs")
+    return lambda: eager_sample(ids, filtered(logits, **filters), coins, drawn_from)
+
+
+def bytes_to_read(case: Row, result: ops.Verification, logits: torch.Tensor) -> int:
+    """Rows that the call must read, in bytes; a rejected draft distribution counts as one more."""
+    nodes, vocab = result.path.shape[1], case["V"]
+    walked = int(result.num_accepted.sum()) + case["B"]
+    if case["rule"] == "route":
+        # Of the 4 + 8 + 8 tree nodes, root and the first twelve have children.
+        inner = 13 if case["drafts"] == "tree" else nodes
+        walked = case["B"] * inner + int((result.num_accepted == max(result.num_accepted)).sum()) * (
+            1 if case["right"] in (nodes, 3) else 0
+        )
+    rejected = case["B"] * vocab * 4 if case["drafts"] == "chain+p" else 0
+    return walked * vocab * logits.element_size() + rejected
+
+
+def measure(case: Row, read: ReadLoop, rounds: int) -> Row:
+    """Times one case and returns its row."""
+    call, filters, logits = build(case)
+    result = ops.verify(**call, **filters)
+    if result.num_accepted.tolist() != [case["right"]] * case["B"]:
+        raise RuntimeError(f"bench: {case} accepted {result.num_accepted.tolist()}")
+    eager = eager_call(call, filters, logits)
+    eager_rounds = 3 if filters else rounds
+    ours, theirs, reads = [], [], []
+    for number in range(rounds):
+        reads.append(seconds(read))
+        ours.append(seconds(lambda: ops.verify(**call, **filters)))
+        if number < eager_rounds:
+            seconds(read)
+            theirs.append(seconds(eager))
+    median = statistics.median(ours)
+    bandwidth = READ_BYTES / statistics.median(reads)
+    rate = bytes_to_read(case, result, logits) / median
+    slowest: float | str = ""
+    if case["B"] == 1 and case["V"] == 32000:
+        slowest = round(seconds(lambda: reference.verify(**call, **filters)) / median, 1)
     return {
-        **{key: case[key] for key in ("rule", "B", "N", "V", "dtype", "right")},
-        "filters": " ".join(f"{name}={case[name]}" for name in ("top_k", "top_p") if name in case),
-        "p20_us": round(fast[0] * 1e6, 1),
-        "p50_us": round(fast[1] * 1e6, 1),
-        "p80_us": round(fast[2] * 1e6, 1),
+        **{key: case[key] for key in ("rule", "drafts", "B")},
+        "N": result.path.shape[1],
+        **{key: case[key] for key in ("V", "dtype", "right")},
+        "filters": " ".join(f"{name}={value}" for name, value in filters.items()),
+        "p20_us": round(quantile(ours, 0.2) * 1e6, 1),
+        "p50_us": round(median * 1e6, 1),
+        "p80_us": round(quantile(ours, 0.8) * 1e6, 1),
         "gb_per_s": round(rate / 1e9, 2),
+        "read_gb_per_s": round(bandwidth / 1e9, 2),
         "of_bandwidth": round(rate / bandwidth, 3),
-        "over_eager": "" if len(filters) > 2 else round(slow[1] / fast[1], 2),
+        "over_eager": round(statistics.median(theirs) / median, 2),
+        "over_reference": slowest,
     }
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def show(rows: list[Row]) -> None:
     """Prints the rows, with rich where it is installed."""
-    columns = list(rows[0])[:13]
+    columns = list(rows[0])[:16]
     try:
         from rich.console import Console
         from rich.table import Table
@@ -150,7 +191,18 @@ def show(rows: list[dict[str, Any]]) -> None:
     table = Table(*columns)
     for row in rows:
         table.add_row(*(str(row[name]) for name in columns))
-    Console(width=140).print(table)
+    Console(width=170).print(table)
+
+
+def commit() -> str:
+    """The commit of this checkout, or what the build says."""
+    asked = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return asked.stdout.strip() or str(build_info()["git_commit"])
 
 
 def main() -> None:
@@ -158,29 +210,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time ops.verify beside plain PyTorch.")
     parser.add_argument("--device", choices=["cpu"], default="cpu")
     parser.add_argument("--quick", action="store_true", help="only B=8, V=128256")
-    parser.add_argument("--budget", type=float, default=0.5, help="seconds per measurement")
-    parser.add_argument("--out", type=Path, default=None, help=f"CSV file, default {RESULTS.name}")
+    parser.add_argument("--rounds", type=int, default=9, help="timed calls per case")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="CSV file")
     options = parser.parse_args()
-    info = build_info()
-    bandwidth = read_bandwidth(options.budget)
     facts = {
-        "bandwidth_gb_per_s": round(bandwidth / 1e9, 2),
-        "cpu": cpu_name(),
-        "isa": info["cpu_isa"],
         "threads": torch.get_num_threads(),
+        "cpu": cpu_name(),
+        "isa": build_info()["cpu_isa"],
         "torch": torch.__version__,
-        "commit": info["git_commit"],
+        "commit": commit(),
     }
     print("  ".join(f"{name}={value}" for name, value in facts.items()))
-    rows = [measure(case, bandwidth, options.budget) | facts for case in cases(options.quick)]
+    read = ReadLoop()
+    rows = [measure(case, read, options.rounds) | facts for case in cases(options.quick)]
     show(rows)
-    out = options.out or RESULTS
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as file:
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with options.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    print(f"written to {out}")
+    print(f"written to {options.out}")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@
 //   f = fma(l, scale, -n - reference)           the rest, in [-1/2, 1/2]
 //   2^f by a polynomial of degree 5 (relative error 1.1e-7), n added to the exponent bits
 // Written against an Ops type, so that one text serves scalars (host, device) and vectors. Fused
-// multiply-adds are called by name, and contraction is off: instruction sets that have them give the
-// same bits. Where they are missing only the split of the exponent is emulated; the polynomial then
-// rounds twice, 1e-7 apart.
+// multiply-adds are called by name, and contraction is off: instruction sets that have them give
+// the same bits. Where they are missing only the split of the exponent is emulated; the polynomial
+// then rounds twice, 1e-7 apart.
 #pragma once
 
 #include <cmath>

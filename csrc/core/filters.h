@@ -56,8 +56,8 @@ VIA_HD bool top_p_keeps(double mass_before, float top_p, double total) {
 VIA_HD FilterCut min_p_cut(float min_p, float max, float temperature) {
   if (!(min_p > 0.0f)) return {};
   if (min_p >= 1.0f) return {max, 0x7fffffff};
-  const double bound = static_cast<double>(max) +
-                       static_cast<double>(temperature) * log(static_cast<double>(min_p));
+  const double bound =
+      static_cast<double>(max) + static_cast<double>(temperature) * log(static_cast<double>(min_p));
   float logit = static_cast<float>(bound);
   if (static_cast<double>(logit) < bound) logit = nextafterf(logit, kPosInf);
   return {logit < max ? logit : max, 0x7fffffff};

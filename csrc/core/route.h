@@ -19,7 +19,7 @@ VIA_CORE_BEGIN
 struct RouteThresholds {
   float accept = 0.7f;
   float escalate = 0.5f;
-  float draft = 0.0f;      // nodes drafted with at least this probability are accepted
+  float draft = 0.0f;  // nodes drafted with at least this probability are accepted
   bool use_draft = false;
 };
 

@@ -21,7 +21,7 @@ inline constexpr float kPosInf = __builtin_huge_valf();
 // Statistics of a part of a row.
 struct SoftmaxStats {
   float max = kNegInf;
-  double sum = 0.0;       // of 2^(l * scale - exponent); 0 while max is infinite
+  double sum = 0.0;  // of 2^(l * scale - exponent); 0 while max is infinite
   double exponent = 0.0;
   std::int64_t argmax = -1;  // lowest id that holds `max`; -1 while max is -inf
 

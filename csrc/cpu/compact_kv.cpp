@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// compact_kv on the CPU (algorithm.md section 2, step 7): position context + 1 + i receives position
-// context + 1 + path[i]. Paths ascend, so i <= path[i] and a move never overwrites a later source.
-// A task is one (cache, batch row) pair; bytes moved: 2 * num_accepted * H * D elements at most.
+// compact_kv on the CPU (algorithm.md section 2, step 7): position context + 1 + i receives
+// position context + 1 + path[i]. Paths ascend, so i <= path[i] and a move never overwrites a later
+// source. A task is one (cache, batch row) pair; bytes moved: 2 * num_accepted * H * D elements at
+// most.
 #include "via/compact_kv.h"
 
 #include <cstring>
@@ -48,8 +49,7 @@ void compact_row(const CompactKvParams& params, const CacheView& cache, int batc
       read_int(params.num_accepted, batch_idx * params.num_accepted.stride[0]);
   std::int64_t last = -1;
   for (std::int64_t i = 0; i < accepted && i < params.num_nodes; ++i) {
-    const std::int64_t node = read_int(
-        params.path, batch_idx * params.path.stride[0] + i);
+    const std::int64_t node = read_int(params.path, batch_idx * params.path.stride[0] + i);
     if (node <= last || node >= params.num_nodes) return;
     last = node;
     const char* const from = locate(params, cache, batch_idx, first + node);

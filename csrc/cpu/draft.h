@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The distribution a node was drawn from (p of algorithm.md section 4): given as probabilities or as
-// logits, over the target's vocabulary or a reduced one with an id map.
+// The distribution a node was drawn from (p of algorithm.md section 4): given as probabilities or
+// as logits, over the target's vocabulary or a reduced one with an id map.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 namespace via::cpu {
 
 struct DraftLaw {
-  RowView row;                  // V_draft columns
+  RowView row;  // V_draft columns
   bool is_logits = false;
   const TensorView* map = nullptr;  // [V_draft] target ids, or null
   std::int64_t vocab_size = 0;      // of the target

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // filtered_probs on the CPU: probs[r] = filtered softmax(logits[r]), and one draw per row from the
-// drafter's own random stream (purpose 2). One pass over the logits, one more for filters, one write
-// of the probabilities; a draw alone re-reads one chunk. Rows are tasks.
+// drafter's own random stream (purpose 2). One pass over the logits, one more for filters, one
+// write of the probabilities; a draw alone re-reads one chunk. Rows are tasks.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -40,8 +40,8 @@ void run_row(const FilteredProbsParams& params, int row_idx) {
   const std::int64_t size = params.vocab_size;
   RowView row = row_at(params.logits, row_idx * params.logits.stride[0], size);
   if (params.allowed.data != nullptr) {
-    row.allowed = static_cast<const std::uint32_t*>(params.allowed.data) +
-                  row_idx * params.allowed.stride[0];
+    row.allowed =
+        static_cast<const std::uint32_t*>(params.allowed.data) + row_idx * params.allowed.stride[0];
   }
   Filters filters = read_filters(params.filter, row_idx);
   if (!filters_are_valid(filters)) filters = {};
@@ -79,8 +79,7 @@ void filtered_probs_cpu(const FilteredProbsParams& params) {
                          (params.probs != nullptr ? sizeof(float) : 0);
   const double bytes = element * params.num_rows * params.vocab_size;
   const int threads = cpu::useful_threads(params.num_threads, bytes);
-  cpu::for_each_task(threads, params.num_rows,
-                     [&](int row_idx) { cpu::run_row(params, row_idx); });
+  cpu::for_each_task(threads, params.num_rows, [&](int row_idx) { cpu::run_row(params, row_idx); });
 }
 
 }  // namespace via

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Vector lanes of the instruction set being compiled. Every reduction runs over kLanes = 32 lanes
-// whatever the vector width and adds the lanes up in one order, so the result does not depend on the
-// width. Included by kernels_*.cpp only.
+// whatever the vector width and adds the lanes up in one order, so the result does not depend on
+// the width. Included by kernels_*.cpp only.
 #pragma once
 
 #include <cstdint>
@@ -49,7 +49,8 @@ VIA_HD VecF fused(VecF a, VecF b, VecF c) {
 #elif defined(__AVX2__)
   return _mm256_fmadd_ps(a, b, c);
 #else
-  for (int lane = 0; lane < kVectorLanes; ++lane) c[lane] = __builtin_fmaf(a[lane], b[lane], c[lane]);
+  for (int lane = 0; lane < kVectorLanes; ++lane)
+    c[lane] = __builtin_fmaf(a[lane], b[lane], c[lane]);
   return c;
 #endif
 }

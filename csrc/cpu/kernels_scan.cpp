@@ -93,7 +93,8 @@ VIA_HD ChunkStats scan_twice(const RowView& row, std::int64_t chunk_idx, const T
   }
   if (values == buffer) {
     widen(from, count, kNegInf, buffer);
-    if (row.allowed != nullptr) apply_mask(row.allowed + chunk_begin(chunk_idx) / 32, count, buffer);
+    if (row.allowed != nullptr)
+      apply_mask(row.allowed + chunk_begin(chunk_idx) / 32, count, buffer);
   }
   const int padded = round_up_to_lanes(count);
   const Maximum max = find_max(values, padded);

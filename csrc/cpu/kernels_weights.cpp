@@ -30,8 +30,8 @@ void load_logits(const RowView& row, std::int64_t chunk_idx, float* values) {
 
 bool load_probs(const RowView& row, std::int64_t chunk_idx, float* values) {
   const int count = chunk_size(row, chunk_idx);
-  const bool has_nan = with_chunk(row, chunk_idx,
-                                  [&](const auto* from) { return widen(from, count, 0.0f, values); });
+  const bool has_nan = with_chunk(
+      row, chunk_idx, [&](const auto* from) { return widen(from, count, 0.0f, values); });
   const int padded = round_up_to_lanes(count);
 #pragma omp simd
   for (int i = 0; i < padded; ++i) values[i] = values[i] > 0.0f ? values[i] : 0.0f;
@@ -97,8 +97,8 @@ void block_max(const RowView& row, std::int64_t chunk_idx, float* maxima) {
 // Clears the weights that the cut drops: below its logit, or equal to it with a higher id.
 VIA_HD void apply_cut(const float* values, Cut cut, std::int64_t first_id, float* weights) {
   const std::int64_t rest = cut.last_id - first_id;
-  const std::int32_t last = static_cast<std::int32_t>(
-      rest < -1 ? -1 : (rest < kChunk ? rest : kChunk));
+  const std::int32_t last =
+      static_cast<std::int32_t>(rest < -1 ? -1 : (rest < kChunk ? rest : kChunk));
 #pragma omp simd
   for (std::int32_t i = 0; i < static_cast<std::int32_t>(kChunk); ++i) {
     const bool kept = (values[i] > cut.logit) | ((values[i] == cut.logit) & (i <= last));

@@ -38,8 +38,8 @@ void merge_chunks(Law& law) {
   for (std::size_t chunk_idx = 0; chunk_idx < law.chunks.size(); ++chunk_idx) {
     const ChunkStats& chunk = law.chunks[chunk_idx];
     law.has_nan |= chunk.has_nan;
-    merge_stats(law.stats, {chunk.max, chunk.sum, chunk.exponent,
-                            static_cast<std::int64_t>(chunk_idx)});
+    merge_stats(law.stats,
+                {chunk.max, chunk.sum, chunk.exponent, static_cast<std::int64_t>(chunk_idx)});
   }
   law.cut = {};
   law.sum = law.stats.sum;
@@ -54,8 +54,9 @@ void scan_max(const RowView& row, Law& law) {
   law.row = row;
   law.chunks.resize(num_chunks(row.size));
   const Kernels& kernel = kernels();
-  for_each_chunk(0, num_chunks(row.size),
-                 [&](std::int64_t chunk_idx) { law.chunks[chunk_idx] = kernel.chunk_max(row, chunk_idx); });
+  for_each_chunk(0, num_chunks(row.size), [&](std::int64_t chunk_idx) {
+    law.chunks[chunk_idx] = kernel.chunk_max(row, chunk_idx);
+  });
   merge_chunks(law);
 }
 

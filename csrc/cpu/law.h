@@ -15,10 +15,10 @@ namespace via::cpu {
 
 struct Law {
   RowView row;
-  float scale = 1.0f;          // log2(e) / T
-  SoftmaxStats stats;          // of the row before filters
-  FilterCut cut;               // what the filters keep
-  double sum = 0.0;            // of the kept weights, relative to stats.exponent
+  float scale = 1.0f;  // log2(e) / T
+  SoftmaxStats stats;  // of the row before filters
+  FilterCut cut;       // what the filters keep
+  double sum = 0.0;    // of the kept weights, relative to stats.exponent
   bool has_nan = false;
   std::vector<ChunkStats> chunks;  // max of all, sum of the kept, each with its exponent
 

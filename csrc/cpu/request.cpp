@@ -16,8 +16,8 @@ Request::Request(const VerifyParams& params, int batch_idx)
          read_param(params.escalate_threshold, batch_idx),
          read_param(params.draft_threshold, batch_idx), params.use_draft_threshold};
   read_tree();
-  is_refused = !filters_are_valid(filters) ||
-               (params.rule == Rule::kRoute && !thresholds_are_valid(tau));
+  is_refused =
+      !filters_are_valid(filters) || (params.rule == Rule::kRoute && !thresholds_are_valid(tau));
   if (is_refused) {
     status |= kStatusParameter;
     filters = {};
@@ -32,9 +32,9 @@ void Request::read_tree() {
                                  : read_int(p.node_counts, batch_idx_ * p.node_counts.stride[0]);
   bool is_tree = count >= 0 && count <= p.num_nodes;
   for (int node = 0; is_tree && node < count; ++node) {
-    const std::int64_t parent =
-        p.parents.data == nullptr ? node - 1
-                                  : read_int(p.parents, batch_idx_ * p.parents.stride[0] + node);
+    const std::int64_t parent = p.parents.data == nullptr
+                                    ? node - 1
+                                    : read_int(p.parents, batch_idx_ * p.parents.stride[0] + node);
     is_tree = parent_is_valid(parent, node);
     parent_[node] = static_cast<int>(parent);
   }
@@ -70,8 +70,8 @@ RowView Request::logits_row(int row_idx) const {
                        params_.vocab_size);
   const TensorView& allowed = params_.allowed;
   if (allowed.data != nullptr) {
-    row.allowed = static_cast<const std::uint32_t*>(allowed.data) +
-                  batch_idx_ * allowed.stride[0] + row_idx * allowed.stride[1];
+    row.allowed = static_cast<const std::uint32_t*>(allowed.data) + batch_idx_ * allowed.stride[0] +
+                  row_idx * allowed.stride[1];
   }
   return row;
 }
@@ -85,8 +85,8 @@ void Request::open_draft(int node_idx, DraftLaw& draft) const {
              params_.vocab_size);
 }
 
-// Given uniforms win. Among them the final draw is column N; from a seed it has a purpose of its own
-// and column 0, so that padding a row to a wider batch changes nothing.
+// Given uniforms win. Among them the final draw is column N; from a seed it has a purpose of its
+// own and column 0, so that padding a row to a wider batch changes nothing.
 float Request::uniform(int column, Purpose purpose) const {
   const TensorView& given = params_.uniform_samples;
   if (given.data != nullptr) {
@@ -94,10 +94,10 @@ float Request::uniform(int column, Purpose purpose) const {
     return clamp_uniform(row[column]);
   }
   if (params_.seed.data == nullptr || params_.position.data == nullptr) return 0.0f;
-  return philox_uniform(
-      read_int(params_.seed, batch_idx_ * params_.seed.stride[0]),
-      read_int(params_.position, batch_idx_ * params_.position.stride[0]),
-      purpose == kPurposeFinalDraw ? 0u : static_cast<std::uint32_t>(column), purpose);
+  return philox_uniform(read_int(params_.seed, batch_idx_ * params_.seed.stride[0]),
+                        read_int(params_.position, batch_idx_ * params_.position.stride[0]),
+                        purpose == kPurposeFinalDraw ? 0u : static_cast<std::uint32_t>(column),
+                        purpose);
 }
 
 }  // namespace via::cpu

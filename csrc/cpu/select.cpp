@@ -113,8 +113,7 @@ void for_each_heavy_chunk(const Law& law, float top_p, Body&& body) {
   const double floor = 0.5 * top_p_floor(top_p, law.stats.sum, law.row.size);
   for (std::size_t c = 0; c < law.chunks.size(); ++c) {
     if (law.chunks[c].max == kNegInf) continue;
-    const double factor =
-        std::exp2(exponent_of(law.chunks[c].max, law.scale) - law.stats.exponent);
+    const double factor = std::exp2(exponent_of(law.chunks[c].max, law.scale) - law.stats.exponent);
     if (factor >= floor) body(static_cast<std::int64_t>(c), factor);
   }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The pool behind thread_pool.h. A call has one slot per thread; a thread that leads a task publishes
-// the parts of its current scan in its slot, and threads without a task claim parts from any slot.
-// A slot's ticket holds (version, parts left) in one word: a claim is one compare-and-swap, and a
-// part once claimed keeps the leader from reusing the slot. Waiting inside a call is a short spin
-// that yields; between calls threads sleep on a condition variable.
+// The pool behind thread_pool.h. A call has one slot per thread; a thread that leads a task
+// publishes the parts of its current scan in its slot, and threads without a task claim parts from
+// any slot. A slot's ticket holds (version, parts left) in one word: a claim is one
+// compare-and-swap, and a part once claimed keeps the leader from reusing the slot. Waiting inside
+// a call is a short spin that yields; between calls threads sleep on a condition variable.
 #include "cpu/thread_pool.h"
 
 #include <pthread.h>

@@ -23,14 +23,12 @@ void run_parts(int count, void (*body)(void* ctx, int idx), void* ctx);
 
 template <typename Body>
 void for_each_task(int num_threads, int count, Body&& body) {
-  run_tasks(
-      num_threads, count, [](void* ctx, int idx) { (*static_cast<Body*>(ctx))(idx); }, &body);
+  run_tasks(num_threads, count, [](void* ctx, int idx) { (*static_cast<Body*>(ctx))(idx); }, &body);
 }
 
 template <typename Body>
 void for_each_part(int count, Body&& body) {
-  run_parts(
-      count, [](void* ctx, int idx) { (*static_cast<Body*>(ctx))(idx); }, &body);
+  run_parts(count, [](void* ctx, int idx) { (*static_cast<Body*>(ctx))(idx); }, &body);
 }
 
 }  // namespace via::cpu

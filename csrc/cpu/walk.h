@@ -57,11 +57,11 @@ class Walk {
   const std::int64_t first_node_;  // of this row in the [B, N] outputs
   Request request_;
   Rule rule_;
-  NodeSet scored_;                 // rows of the nodes whose children have ratios
+  NodeSet scored_;  // rows of the nodes whose children have ratios
   bool is_root_scored_ = false;
-  int row_idx_ = 0;                // the row the walk stands at
+  int row_idx_ = 0;  // the row the walk stands at
   int num_accepted_ = 0;
-  Law& law_;                       // of row_idx_
+  Law& law_;  // of row_idx_
   DraftLaw& draft_;
   Residual& residual_;
 };
