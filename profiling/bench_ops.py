@@ -45,11 +45,13 @@ class ReadLoop:
     """Reads 256 MB with one thread per torch thread; numpy releases the interpreter lock."""
 
     def __init__(self) -> None:
+        """Allocates one part per thread."""
         threads = torch.get_num_threads()
         self.parts = np.array_split(np.ones(READ_BYTES // 8, dtype=np.uint64), threads)
         self.pool = ThreadPoolExecutor(threads)
 
     def __call__(self) -> None:
+        """Reads everything once."""
         list(self.pool.map(np.bitwise_or.reduce, self.parts))
 
 
@@ -134,9 +136,8 @@ def bytes_to_read(case: Row, result: ops.Verification, logits: torch.Tensor) -> 
     if case["rule"] == "route":
         # Of the 4 + 8 + 8 tree nodes, root and the first twelve have children.
         inner = 13 if case["drafts"] == "tree" else nodes
-        walked = case["B"] * inner + int((result.num_accepted == max(result.num_accepted)).sum()) * (
-            1 if case["right"] in (nodes, 3) else 0
-        )
+        reached = int((result.num_accepted == max(result.num_accepted)).sum())
+        walked = case["B"] * inner + reached * (case["right"] in (nodes, 3))
     rejected = case["B"] * vocab * 4 if case["drafts"] == "chain+p" else 0
     return walked * vocab * logits.element_size() + rejected
 

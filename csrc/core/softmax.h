@@ -40,6 +40,11 @@ VIA_HD double exponent_of(float logit, float scale) {
   return static_cast<double>(logit) * static_cast<double>(scale);
 }
 
+// 2^(exponent - reference): parts of one row mostly share their exponent.
+VIA_HD double rescale(double exponent, double reference) {
+  return exponent == reference ? 1.0 : exp2(exponent - reference);
+}
+
 // Appends the statistics of a later part of the row. Ties keep the lower id.
 VIA_HD void merge_stats(SoftmaxStats& into, const SoftmaxStats& next) {
   if (into.is_one_hot() || !next.has_mass()) return;
@@ -48,10 +53,10 @@ VIA_HD void merge_stats(SoftmaxStats& into, const SoftmaxStats& next) {
     return;
   }
   if (next.exponent > into.exponent) {
-    into.sum = into.sum * exp2(into.exponent - next.exponent) + next.sum;
+    into.sum = into.sum * rescale(into.exponent, next.exponent) + next.sum;
     into.exponent = next.exponent;
   } else {
-    into.sum += next.sum * exp2(next.exponent - into.exponent);
+    into.sum += next.sum * rescale(next.exponent, into.exponent);
   }
   if (next.max > into.max) {
     into.max = next.max;

@@ -34,6 +34,9 @@ inline constexpr int kVectorBytes = 16;
 inline constexpr int kLanes = 32;
 inline constexpr int kVectorLanes = kVectorBytes / 4;
 inline constexpr int kVectors = kLanes / kVectorLanes;
+// Partial sums: lane j of a group goes to sum j % kSumLanes.
+inline constexpr int kSumLanes = 16;
+inline constexpr int kSums = kSumLanes / kVectorLanes;
 
 typedef float VecF __attribute__((vector_size(kVectorBytes)));
 typedef std::uint32_t VecU __attribute__((vector_size(kVectorBytes)));
@@ -143,22 +146,20 @@ VIA_HD void load_lanes(const BFloat16* from, VecF* value) {
 
 VIA_HD void store(float* to, VecF value) { __builtin_memcpy(to, &value, sizeof(value)); }
 
-// Lanes added in a fixed tree: lane j with lane j + 16, then 8, 4, 2, 1.
+// The kSumLanes partial sums, added in a fixed tree: lane j with lane j + 8, then 4, 2, 1.
 VIA_HD double sum_lanes(const VecF* parts) {
-  float lane[kLanes];
-  __builtin_memcpy(lane, parts, sizeof(lane));
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int j = 0; j < width; ++j) lane[j] += lane[j + width];
-  }
-  return static_cast<double>(lane[0]);
+  float a[kSumLanes];
+  __builtin_memcpy(a, parts, sizeof(a));
+  const float quarter[4] = {(a[0] + a[8]) + (a[4] + a[12]), (a[1] + a[9]) + (a[5] + a[13]),
+                            (a[2] + a[10]) + (a[6] + a[14]), (a[3] + a[11]) + (a[7] + a[15])};
+  return static_cast<double>((quarter[0] + quarter[2]) + (quarter[1] + quarter[3]));
 }
 
-VIA_HD float max_lanes(const VecF* parts) {
-  float lane[kLanes];
-  __builtin_memcpy(lane, parts, sizeof(lane));
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int j = 0; j < width; ++j) lane[j] = lane[j] > lane[j + width] ? lane[j] : lane[j + width];
-  }
+VIA_HD float max_lanes(VecF values) {
+  float lane[kVectorLanes];
+  __builtin_memcpy(lane, &values, sizeof(lane));
+#pragma GCC unroll 16
+  for (int j = 1; j < kVectorLanes; ++j) lane[0] = lane[j] > lane[0] ? lane[j] : lane[0];
   return lane[0];
 }
 

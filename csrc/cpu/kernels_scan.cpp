@@ -2,10 +2,10 @@
 // Row scans: what the first pass over a row finds (algorithm.md section 2, step 3).
 //   max_c = largest allowed logit of the chunk, sum_c = sum of 2^(l * scale - exponent_c)
 // With a reference exponent from the row's first chunk one pass does: any reference within 100
-// binary orders of the chunk's maximum gives the same float32 precision. Otherwise (first chunk,
-// mask, tail, NaN, infinities, extreme scales) two passes: the maximum, then the weights.
+// binary orders of the chunk's maximum gives the same float32 precision. Otherwise (mask, ragged
+// end, NaN, infinities, extreme scales) two passes: the maximum, then the weights.
 // Bytes: each element is read once from memory; the second pass finds it in the first-level cache.
-// Numerics: core/exp2.h; 32 lane sums of 64 float32 terms each, joined to one float64 per chunk.
+// Numerics: core/exp2.h; 16 lane sums of 128 float32 terms each, joined to one float64 per chunk.
 #include "cpu/kernels_load.h"
 
 namespace via::cpu::VIA_ISA_NAMESPACE {
@@ -13,6 +13,20 @@ namespace {
 
 // Largest exponent above the reference for which 2048 weights cannot overflow float32.
 constexpr double kMaxExponent = 100.0;
+
+// Elements by which memory is asked for ahead of use: the hardware's own prefetching stops at every
+// 4 KiB page.
+constexpr int kAhead = 1024;
+constexpr int kCacheLine = 64;
+
+// Asks for one lane group. Reading past the end of the row is a hint without effect.
+template <typename T>
+VIA_HD void fetch_ahead(const T* from) {
+  const char* const line = reinterpret_cast<const char*>(from);
+  for (int offset = 0; offset < kLanes * static_cast<int>(sizeof(T)); offset += kCacheLine) {
+    __builtin_prefetch(line + offset);
+  }
+}
 
 struct Maximum {
   float value;
@@ -27,15 +41,14 @@ VIA_HD bool any_lane(VecI mask) {
 
 template <typename T>
 VIA_HD Maximum find_max(const T* values, int count) {
-  VecF best[kVectors];
+  VecF best = splat(kNegInf);
   VecI nan = {};
-  for (int v = 0; v < kVectors; ++v) best[v] = splat(kNegInf);
   for (int i = 0; i < count; i += kLanes) {
     VecF value[kVectors];
     load_lanes(values + i, value);
     for (int v = 0; v < kVectors; ++v) {
       nan |= value[v] != value[v];
-      best[v] = maximum(value[v], best[v]);
+      best = maximum(value[v], best);
     }
   }
   return {max_lanes(best), any_lane(nan)};
@@ -43,33 +56,34 @@ VIA_HD Maximum find_max(const T* values, int count) {
 
 // Values past a row's end are -inf; they weigh 2^-125, which no float32 sum notices.
 VIA_HD double sum_weights(const float* values, int count, float max, float scale) {
-  VecF sum[kVectors] = {};
+  VecF sum[kSums] = {};
   const VecF floor = splat(kMinExponent);
   for (int i = 0; i < count; i += kLanes) {
     for (int v = 0; v < kVectors; ++v) {
       const VecF y = (load(values + i + v * kVectorLanes) - max) * scale;
-      sum[v] += exp2_of<VectorOps>(maximum(y, floor));
+      sum[v % kSums] += exp2_of<VectorOps>(maximum(y, floor));
     }
   }
   return sum_lanes(sum);
 }
 
-// One pass over a whole chunk. The result counts only if `fits` says so.
+// One pass over `count` values, whole lane groups. The result counts only if `fits` says so.
 template <typename T>
-VIA_HD ChunkStats scan_once(const T* from, float scale, float reference) {
-  VecF best[kVectors], sum[kVectors] = {};
+VIA_HD ChunkStats scan_once(const T* from, int count, float scale, float reference) {
+  // Few accumulators: with more of them than registers each addition would go through memory.
+  VecF best = splat(kNegInf), sum[kSums] = {};
   VecI nan = {};
-  for (int v = 0; v < kVectors; ++v) best[v] = splat(kNegInf);
   const VecF magic = splat(kRoundToInteger - reference), scales = splat(scale);
   const VecF floor = splat((reference + kMinExponent) / scale);
-  for (int i = 0; i < static_cast<int>(kChunk); i += kLanes) {
+  for (int i = 0; i < count; i += kLanes) {
     VecF value[kVectors];
     load_lanes(from + i, value);
+    fetch_ahead(from + i + kAhead);
     for (int v = 0; v < kVectors; ++v) {
       // A 16-bit NaN has no low bits: it survives in the weight and shows in the sum.
       if constexpr (sizeof(T) == sizeof(float)) nan |= value[v] != value[v];
-      best[v] = maximum(value[v], best[v]);
-      sum[v] += exp2_weight<VectorOps>(maximum(floor, value[v]), scales, magic);
+      best = maximum(value[v], best);
+      sum[v % kSums] += exp2_weight<VectorOps>(maximum(floor, value[v]), scales, magic);
     }
   }
   return {max_lanes(best), any_lane(nan), sum_lanes(sum), static_cast<double>(reference)};
@@ -105,14 +119,15 @@ VIA_HD ChunkStats scan_twice(const RowView& row, std::int64_t chunk_idx, const T
   return stats;
 }
 
-VIA_HD bool is_whole(const RowView& row, std::int64_t chunk_idx) {
-  return row.allowed == nullptr && chunk_size(row, chunk_idx) == kChunk;
+// Neither a mask nor a ragged end: the values can be read where they are.
+VIA_HD bool is_plain(const RowView& row, std::int64_t chunk_idx) {
+  return row.allowed == nullptr && chunk_size(row, chunk_idx) % kLanes == 0;
 }
 
 ChunkStats chunk_max(const RowView& row, std::int64_t chunk_idx) {
   return with_chunk(row, chunk_idx, [&](const auto* from) {
-    if (is_whole(row, chunk_idx)) {
-      const Maximum max = find_max(from, static_cast<int>(kChunk));
+    if (is_plain(row, chunk_idx)) {
+      const Maximum max = find_max(from, chunk_size(row, chunk_idx));
       return ChunkStats{max.value, max.has_nan, 0.0, 0.0};
     }
     return scan_twice(row, chunk_idx, from, 0.0f);
@@ -121,8 +136,8 @@ ChunkStats chunk_max(const RowView& row, std::int64_t chunk_idx) {
 
 ChunkStats chunk_softmax(const RowView& row, std::int64_t chunk_idx, float scale, float reference) {
   return with_chunk(row, chunk_idx, [&](const auto* from) {
-    if (is_whole(row, chunk_idx) && reference < kMaxReference && reference > -kMaxReference) {
-      const ChunkStats stats = scan_once(from, scale, reference);
+    if (is_plain(row, chunk_idx) && reference < kMaxReference && reference > -kMaxReference) {
+      const ChunkStats stats = scan_once(from, chunk_size(row, chunk_idx), scale, reference);
       if (fits(stats, scale)) return stats;
     }
     return scan_twice(row, chunk_idx, from, scale);

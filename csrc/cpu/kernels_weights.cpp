@@ -11,9 +11,9 @@ namespace via::cpu::VIA_ISA_NAMESPACE {
 namespace {
 
 VIA_HD double sum_chunk(const float* values) {
-  VecF sum[kVectors] = {};
+  VecF sum[kSums] = {};
   for (int i = 0; i < static_cast<int>(kChunk); i += kLanes) {
-    for (int v = 0; v < kVectors; ++v) sum[v] += load(values + i + v * kVectorLanes);
+    for (int v = 0; v < kVectors; ++v) sum[v % kSums] += load(values + i + v * kVectorLanes);
   }
   return sum_lanes(sum);
 }
@@ -83,12 +83,9 @@ void block_max(const RowView& row, std::int64_t chunk_idx, float* maxima) {
   alignas(64) float values[kChunk];
   load_logits(row, chunk_idx, values);
   for (int block = 0; block < static_cast<int>(kBlocksPerChunk); ++block) {
-    VecF best[kVectors];
-    for (int v = 0; v < kVectors; ++v) best[v] = splat(kNegInf);
-    for (int i = 0; i < static_cast<int>(kBlock); i += kLanes) {
-      for (int v = 0; v < kVectors; ++v) {
-        best[v] = maximum(load(values + block * kBlock + i + v * kVectorLanes), best[v]);
-      }
+    VecF best = splat(kNegInf);
+    for (int i = 0; i < static_cast<int>(kBlock); i += kVectorLanes) {
+      best = maximum(load(values + block * kBlock + i), best);
     }
     maxima[block] = max_lanes(best);
   }

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "core/exp2.h"
 #include "core/residual.h"
@@ -22,10 +21,10 @@ namespace {
 constexpr std::int64_t kPartChunks = 4;
 
 template <typename Body>
-void for_each_chunk(std::int64_t first, std::int64_t count, Body&& body) {
-  const std::int64_t parts = (count - first + kPartChunks - 1) / kPartChunks;
+void for_each_chunk(std::int64_t count, Body&& body) {
+  const std::int64_t parts = (count + kPartChunks - 1) / kPartChunks;
   for_each_part(static_cast<int>(parts), [&](int part) {
-    const std::int64_t begin = first + part * kPartChunks;
+    const std::int64_t begin = part * kPartChunks;
     const std::int64_t end = std::min(begin + kPartChunks, count);
     for (std::int64_t chunk_idx = begin; chunk_idx < end; ++chunk_idx) body(chunk_idx);
   });
@@ -54,7 +53,7 @@ void scan_max(const RowView& row, Law& law) {
   law.row = row;
   law.chunks.resize(num_chunks(row.size));
   const Kernels& kernel = kernels();
-  for_each_chunk(0, num_chunks(row.size), [&](std::int64_t chunk_idx) {
+  for_each_chunk(num_chunks(row.size), [&](std::int64_t chunk_idx) {
     law.chunks[chunk_idx] = kernel.chunk_max(row, chunk_idx);
   });
   merge_chunks(law);
@@ -66,11 +65,10 @@ void scan_softmax(const RowView& row, float temperature, Law& law) {
   law.chunks.resize(num_chunks(row.size));
   const Kernels& kernel = kernels();
   const float scale = law.scale;
-  law.chunks[0] = kernel.chunk_softmax(row, 0, scale, std::numeric_limits<float>::quiet_NaN());
   // Close enough for any chunk of an ordinary row; others notice and take their own.
-  const double exponent = exponent_of(law.chunks[0].max, scale);
+  const double exponent = exponent_of(kernel.chunk_max(row, 0).max, scale);
   const float reference = static_cast<float>(std::nearbyint(exponent));
-  for_each_chunk(1, num_chunks(row.size), [&](std::int64_t chunk_idx) {
+  for_each_chunk(num_chunks(row.size), [&](std::int64_t chunk_idx) {
     law.chunks[chunk_idx] = kernel.chunk_softmax(row, chunk_idx, scale, reference);
   });
   merge_chunks(law);
@@ -80,7 +78,7 @@ void apply_filters(const Filters& filters, Law& law) {
   law.cut = select_cut(law, filters);
   if (law.cut.keeps_all()) return;
   const Cut cut = {law.cut.logit, law.cut.last_id};
-  for_each_chunk(0, num_chunks(law.row.size), [&](std::int64_t chunk_idx) {
+  for_each_chunk(num_chunks(law.row.size), [&](std::int64_t chunk_idx) {
     alignas(64) float weights[kChunk];
     ChunkStats& chunk = law.chunks[chunk_idx];
     chunk.sum = 0.0;
@@ -95,7 +93,7 @@ void apply_filters(const Filters& filters, Law& law) {
 
 double Law::chunk_mass(std::int64_t chunk_idx) const {
   const ChunkStats& chunk = chunks[chunk_idx];
-  return chunk.sum > 0.0 ? chunk.sum * std::exp2(chunk.exponent - stats.exponent) : 0.0;
+  return chunk.sum > 0.0 ? chunk.sum * rescale(chunk.exponent, stats.exponent) : 0.0;
 }
 
 double Law::probability_of(std::int64_t token_id) const {
