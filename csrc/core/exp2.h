@@ -33,34 +33,44 @@ inline constexpr float kMinExponent = -125.0f;
 inline constexpr float kMaxReference = 0x1p21f;
 inline constexpr float kRoundToInteger = 0x1.8p23f;
 
-// 2^f * 2^n, n in the low bits of `shifted`.
-template <typename Ops>
-VIA_HD typename Ops::Float exp2_assemble(typename Ops::Float f, typename Ops::Float shifted) {
+// 2^f * 2^n for K values side by side, n in the low bits of `shifted`. Stage by stage, so that the
+// processor finds the K chains next to each other; the result replaces f.
+template <typename Ops, int K>
+VIA_HD void exp2_assemble(typename Ops::Float (&f)[K], const typename Ops::Float (&shifted)[K]) {
   using Float = typename Ops::Float;
   using Bits = typename Ops::Bits;
-  Float p = Ops::fused(f, Ops::splat(0x1.5bba14p-10f), Ops::splat(0x1.3cea88p-7f));
-  p = Ops::fused(p, f, Ops::splat(0x1.c6b752p-5f));
-  p = Ops::fused(p, f, Ops::splat(0x1.ebf9bcp-3f));
-  p = Ops::fused(p, f, Ops::splat(0x1.62e42ap-1f));
-  p = Ops::fused(p, f, Ops::splat(1.0f));
-  return bits_as<Float>(bits_as<Bits>(p) + (bits_as<Bits>(shifted) << 23));
+  constexpr float kCoefficients[] = {0x1.3cea88p-7f, 0x1.c6b752p-5f, 0x1.ebf9bcp-3f, 0x1.62e42ap-1f,
+                                     1.0f};
+  Float p[K];
+  for (int i = 0; i < K; ++i) p[i] = Ops::splat(0x1.5bba14p-10f);
+  for (const float coefficient : kCoefficients) {
+    for (int i = 0; i < K; ++i) p[i] = Ops::fused(p[i], f[i], Ops::splat(coefficient));
+  }
+  for (int i = 0; i < K; ++i) {
+    f[i] = bits_as<Float>(bits_as<Bits>(p[i]) + (bits_as<Bits>(shifted[i]) << 23));
+  }
 }
 
-// 2^(logit * scale - reference) with `magic` = kRoundToInteger - reference; the exponent must lie
-// in [kMinExponent, 100]. NaN and infinities give NaN.
-template <typename Ops>
-VIA_HD typename Ops::Float exp2_weight(typename Ops::Float logit, typename Ops::Float scale,
-                                       typename Ops::Float magic) {
-  const typename Ops::Float shifted = Ops::fused(logit, scale, magic);
-  return exp2_assemble<Ops>(Ops::fused_exact(logit, scale, magic - shifted), shifted);
+// values <- 2^(value * scale - reference) with `magic` = kRoundToInteger - reference; the exponents
+// must lie in [kMinExponent, 100]. NaN and infinities give NaN.
+template <typename Ops, int K>
+VIA_HD void exp2_weights(typename Ops::Float (&values)[K], typename Ops::Float scale,
+                         typename Ops::Float magic) {
+  typename Ops::Float shifted[K], rest[K];
+  for (int i = 0; i < K; ++i) shifted[i] = Ops::fused(values[i], scale, magic);
+  for (int i = 0; i < K; ++i) rest[i] = magic - shifted[i];
+  for (int i = 0; i < K; ++i) values[i] = Ops::fused_exact(values[i], scale, rest[i]);
+  exp2_assemble<Ops, K>(values, shifted);
 }
 
-// 2^y for y in [kMinExponent, 0], for rows whose reference is no small integer.
-template <typename Ops>
-VIA_HD typename Ops::Float exp2_of(typename Ops::Float y) {
+// y <- 2^y for y in [kMinExponent, 0], for rows whose reference is no small integer.
+template <typename Ops, int K>
+VIA_HD void exp2_of(typename Ops::Float (&y)[K]) {
   const typename Ops::Float magic = Ops::splat(kRoundToInteger);
-  const typename Ops::Float shifted = y + magic;
-  return exp2_assemble<Ops>(y - (shifted - magic), shifted);
+  typename Ops::Float shifted[K];
+  for (int i = 0; i < K; ++i) shifted[i] = y[i] + magic;
+  for (int i = 0; i < K; ++i) y[i] = y[i] - (shifted[i] - magic);
+  exp2_assemble<Ops, K>(y, shifted);
 }
 
 VIA_CORE_END

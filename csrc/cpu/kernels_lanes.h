@@ -34,6 +34,8 @@ inline constexpr int kVectorBytes = 16;
 inline constexpr int kLanes = 32;
 inline constexpr int kVectorLanes = kVectorBytes / 4;
 inline constexpr int kVectors = kLanes / kVectorLanes;
+// Vectors whose weights are computed side by side.
+inline constexpr int kSide = kVectors < 4 ? kVectors : 4;
 // Partial sums: lane j of a group goes to sum j % kSumLanes.
 inline constexpr int kSumLanes = 16;
 inline constexpr int kSums = kSumLanes / kVectorLanes;

@@ -59,9 +59,14 @@ VIA_HD double sum_weights(const float* values, int count, float max, float scale
   VecF sum[kSums] = {};
   const VecF floor = splat(kMinExponent);
   for (int i = 0; i < count; i += kLanes) {
-    for (int v = 0; v < kVectors; ++v) {
-      const VecF y = (load(values + i + v * kVectorLanes) - max) * scale;
-      sum[v % kSums] += exp2_of<VectorOps>(maximum(y, floor));
+    for (int v = 0; v < kVectors; v += kSide) {
+      VecF side[kSide];
+      for (int j = 0; j < kSide; ++j) {
+        const VecF y = (load(values + i + (v + j) * kVectorLanes) - max) * scale;
+        side[j] = maximum(y, floor);
+      }
+      exp2_of<VectorOps, kSide>(side);
+      for (int j = 0; j < kSide; ++j) sum[(v + j) % kSums] += side[j];
     }
   }
   return sum_lanes(sum);
@@ -83,7 +88,12 @@ VIA_HD ChunkStats scan_once(const T* from, int count, float scale, float referen
       // A 16-bit NaN has no low bits: it survives in the weight and shows in the sum.
       if constexpr (sizeof(T) == sizeof(float)) nan |= value[v] != value[v];
       best = maximum(value[v], best);
-      sum[v % kSums] += exp2_weight<VectorOps>(maximum(floor, value[v]), scales, magic);
+    }
+    for (int v = 0; v < kVectors; v += kSide) {
+      VecF side[kSide];
+      for (int j = 0; j < kSide; ++j) side[j] = maximum(floor, value[v + j]);
+      exp2_weights<VectorOps, kSide>(side, scales, magic);
+      for (int j = 0; j < kSide; ++j) sum[(v + j) % kSums] += side[j];
     }
   }
   return {max_lanes(best), any_lane(nan), sum_lanes(sum), static_cast<double>(reference)};

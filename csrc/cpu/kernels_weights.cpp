@@ -108,10 +108,16 @@ double chunk_weights(const RowView& row, std::int64_t chunk_idx, float max, floa
   alignas(64) float values[kChunk];
   load_logits(row, chunk_idx, values);
   const VecF floor = splat(kMinExponent);
-  for (int i = 0; i < static_cast<int>(kChunk); i += kVectorLanes) {
-    const VecF y = (load(values + i) - max) * scale;
-    const VecF weight = exp2_of<VectorOps>(maximum(y, floor)) * factor;
-    store(weights + i, y > floor ? weight : VecF{});
+  for (int i = 0; i < static_cast<int>(kChunk); i += kSide * kVectorLanes) {
+    VecF y[kSide], side[kSide];
+    for (int j = 0; j < kSide; ++j) {
+      y[j] = (load(values + i + j * kVectorLanes) - max) * scale;
+      side[j] = maximum(y[j], floor);
+    }
+    exp2_of<VectorOps, kSide>(side);
+    for (int j = 0; j < kSide; ++j) {
+      store(weights + i + j * kVectorLanes, y[j] > floor ? side[j] * factor : VecF{});
+    }
   }
   if (cut.logit > kNegInf) apply_cut(values, cut, chunk_begin(chunk_idx), weights);
   return sum_chunk(weights);
