@@ -89,10 +89,15 @@ def cases(quick: bool) -> list[Row]:
     ]
 
 
+def draft_tree(case: Row) -> Tree:
+    """The shape of a case's draft."""
+    return Tree.from_widths([4, 2, 1]) if case["drafts"] == "tree" else Tree.chain(8)
+
+
 def build(case: Row) -> tuple[Row, Row, torch.Tensor]:
     """Arguments of `verify` and of eager, and the logits: noise and one likely token per row."""
     batch, vocab, right = case["B"], case["V"], case["right"]
-    tree = Tree.from_widths([4, 2, 1]) if case["drafts"] == "tree" else Tree.chain(8)
+    tree = draft_tree(case)
     nodes, parents = tree.num_nodes, torch.tensor(tree.parents)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(batch, nodes + 1, vocab, generator=generator) * 2.5
@@ -130,17 +135,15 @@ def eager_call(call: Row, filters: Row, logits: torch.Tensor) -> Callable[[], An
     return lambda: eager_sample(ids, filtered(logits, **filters), coins, drawn_from)
 
 
-def bytes_to_read(case: Row, result: ops.Verification, logits: torch.Tensor) -> int:
+def bytes_to_read(case: Row, logits: torch.Tensor) -> int:
     """Rows that the call must read, in bytes; a rejected draft distribution counts as one more."""
-    nodes, vocab = result.path.shape[1], case["V"]
-    walked = int(result.num_accepted.sum()) + case["B"]
+    tree, vocab = draft_tree(case), case["V"]
+    rows = case["right"] + 1
     if case["rule"] == "route":
-        # Of the 4 + 8 + 8 tree nodes, root and the first twelve have children.
-        inner = 13 if case["drafts"] == "tree" else nodes
-        reached = int((result.num_accepted == max(result.num_accepted)).sum())
-        walked = case["B"] * inner + reached * (case["right"] in (nodes, 3))
-    rejected = case["B"] * vocab * 4 if case["drafts"] == "chain+p" else 0
-    return walked * vocab * logits.element_size() + rejected
+        # Every row with a child, and the leaf's where the walk gets that far.
+        rows = len(set(tree.parents)) + (case["right"] == tree.max_depth)
+    rejected = vocab * 4 if case["drafts"] == "chain+p" else 0
+    return case["B"] * (rows * vocab * logits.element_size() + rejected)
 
 
 def measure(case: Row, read: ReadLoop, rounds: int) -> Row:
@@ -160,7 +163,7 @@ def measure(case: Row, read: ReadLoop, rounds: int) -> Row:
             theirs.append(seconds(eager))
     median = statistics.median(ours)
     bandwidth = READ_BYTES / statistics.median(reads)
-    rate = bytes_to_read(case, result, logits) / median
+    rate = bytes_to_read(case, logits) / median
     slowest: float | str = ""
     if case["B"] == 1 and case["V"] == 32000:
         slowest = round(seconds(lambda: reference.verify(**call, **filters)) / median, 1)

@@ -105,6 +105,11 @@ VIA_HD bool fits(const ChunkStats& stats, float scale) {
          exponent_of(stats.max, scale) - stats.exponent < kMaxExponent;
 }
 
+// Neither a mask nor a ragged end: the values can be read where they are.
+VIA_HD bool is_plain(const RowView& row, std::int64_t chunk_idx) {
+  return row.allowed == nullptr && chunk_size(row, chunk_idx) % kLanes == 0;
+}
+
 // The general case. Scale 0 asks for the maximum only.
 template <typename T>
 VIA_HD ChunkStats scan_twice(const RowView& row, std::int64_t chunk_idx, const T* from,
@@ -113,7 +118,7 @@ VIA_HD ChunkStats scan_twice(const RowView& row, std::int64_t chunk_idx, const T
   const int count = chunk_size(row, chunk_idx);
   const float* values = buffer;
   if constexpr (sizeof(T) == sizeof(float)) {
-    if (row.allowed == nullptr && count % kLanes == 0) values = from;
+    if (is_plain(row, chunk_idx)) values = from;
   }
   if (values == buffer) {
     widen(from, count, kNegInf, buffer);
@@ -127,11 +132,6 @@ VIA_HD ChunkStats scan_twice(const RowView& row, std::int64_t chunk_idx, const T
     stats.sum = sum_weights(values, padded, max.value, scale);
   }
   return stats;
-}
-
-// Neither a mask nor a ragged end: the values can be read where they are.
-VIA_HD bool is_plain(const RowView& row, std::int64_t chunk_idx) {
-  return row.allowed == nullptr && chunk_size(row, chunk_idx) % kLanes == 0;
 }
 
 ChunkStats chunk_max(const RowView& row, std::int64_t chunk_idx) {
