@@ -57,9 +57,13 @@ struct VerifyParams {
   void* stream = nullptr;        // CUDA: cudaStream_t
 };
 
-// Bytes of work space that a call needs (CUDA); the caller owns it, zeroes it once, and every call
-// leaves it zero.
-std::size_t verify_workspace_size(const VerifyParams& params, Device device);
+// Bytes of work space that verify_cuda needs; the caller owns it, zeroes it once, and every call
+// leaves it zero, so calls of any shape that it is large enough for may follow each other.
+std::size_t verify_workspace_size(const VerifyParams& params);
+
+// Starts on params.stream of the current device and returns; one launch, no synchronisation. Throws
+// std::runtime_error for CUDA failures, and in a build without CUDA. As verify_cpu otherwise.
+void verify_cuda(const VerifyParams& params, void* workspace);
 
 // Runs on the host, synchronously. The caller has validated sizes, dtypes and scalars; values in
 // the arrays are checked here and reported in out.status.
