@@ -22,7 +22,7 @@ using via::CacheView;
 using via::CompactKvParams;
 using via::DType;
 using via::TensorView;
-using via::testing::DeviceArray;
+using Bytes = via::testing::DeviceBuffer<char>;
 
 #ifdef __SANITIZE_THREAD__
 constexpr int kTwoLaunches = 81;  // the race detector follows 65000 threads
@@ -42,6 +42,15 @@ T pick(const std::vector<T>& values) {
   return values[uniform(0, static_cast<std::int64_t>(values.size()) - 1)];
 }
 
+std::unique_ptr<Bytes> on_device(const std::vector<char>& host) {
+  auto copy = std::make_unique<Bytes>(host.size() + 1);
+  std::copy(host.begin(), host.end(), copy->begin());
+  return copy;
+}
+bool same(Bytes& device, const std::vector<char>& host) {
+  return std::equal(host.begin(), host.end(), device.begin());
+}
+
 // Ids on both sides, as int32 or int64.
 struct Ids {
   explicit Ids(const std::vector<std::int64_t>& values, std::int64_t stride = 1,
@@ -51,7 +60,7 @@ struct Ids {
       if (wide) reinterpret_cast<std::int64_t*>(bytes.data())[i] = values[i];
       if (!wide) reinterpret_cast<std::int32_t*>(bytes.data())[i] = static_cast<int>(values[i]);
     }
-    device = std::make_unique<DeviceArray<char>>(bytes);
+    device = on_device(bytes);
     host_view.data = bytes.data();
     host_view.dtype = wide ? DType::kInt64 : DType::kInt32;
     host_view.stride[0] = stride;
@@ -59,13 +68,13 @@ struct Ids {
     device_view.data = device->data();
   }
   std::vector<char> bytes;
-  std::unique_ptr<DeviceArray<char>> device;
+  std::unique_ptr<Bytes> device;
   TensorView host_view, device_view;
 };
 
 struct Cache {
   std::vector<char> host;
-  std::unique_ptr<DeviceArray<char>> device;
+  std::unique_ptr<Bytes> device;
   CacheView host_view, device_view;
 };
 
@@ -91,7 +100,7 @@ Cache make_cache(std::int64_t rows, std::int64_t positions, bool small) {
   Cache cache;
   cache.host.resize(start + rows * view.stride_bytes[0] + 1);
   for (char& byte : cache.host) byte = static_cast<char>(random_bits());
-  cache.device = std::make_unique<DeviceArray<char>>(cache.host);
+  cache.device = on_device(cache.host);
   cache.host_view = cache.device_view = view;
   cache.host_view.data = cache.host.data() + start;
   cache.device_view.data = cache.device->data() + start;
@@ -164,9 +173,9 @@ bool run_case(std::int64_t case_idx) {
   device.caches = device_views.data();
   via::compact_kv_cpu(host);
   via::launch_compact_kv(device, pick<std::int64_t>({1, 20, 400}));
-  via::testing::synchronize();
+  via::testing::device_sync();
   for (int i = 0; i < host.num_caches; ++i) {
-    if (caches[i].device->to_host() == caches[i].host) continue;
+    if (same(*caches[i].device, caches[i].host)) continue;
     std::printf("case %lld: cache %d of %d differs (B %d, N %d, page size %d)\n",
                 static_cast<long long>(case_idx), i, host.num_caches, host.batch_size,
                 host.num_nodes, host.page_size);
@@ -180,7 +189,8 @@ bool run_overflow_case() {
   std::vector<char> bytes(64, 7);
   const Ids path({1, 2, 3}, 3, true), count({3}, 1, true);
   const Ids context({std::numeric_limits<std::int64_t>::max() - 1}, 1, true);
-  const DeviceArray<char> memory(bytes);
+  const std::vector<char> before = bytes;
+  const std::unique_ptr<Bytes> memory = on_device(bytes);
   CacheView view;
   view.num_heads = 1;
   view.head_bytes = 16;
@@ -196,13 +206,13 @@ bool run_overflow_case() {
   params.path = path.host_view;
   params.num_accepted = count.host_view;
   via::compact_kv_cpu(params);
-  view.data = memory.data();
+  view.data = memory->data();
   params.context_lens = context.device_view;
   params.path = path.device_view;
   params.num_accepted = count.device_view;
   via::launch_compact_kv(params, 1);
-  via::testing::synchronize();
-  return bytes == std::vector<char>(64, 7) && memory.to_host() == bytes;
+  via::testing::device_sync();
+  return bytes == before && same(*memory, before);
 }
 
 }  // namespace

@@ -1,79 +1,79 @@
 // SPDX-License-Identifier: Apache-2.0
-// Device memory for the kernel mains: on a GPU where nvcc compiles them, else in the simulation.
+// What a kernel main needs from either side: memory that host and kernels share, and the end of the
+// kernels. Compiled by nvcc it runs on a GPU, by a host compiler in the simulation.
 #pragma once
 
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <vector>
 
 #include "device/prim.cuh"
 
 namespace via::testing {
 
 #ifdef __CUDACC__
-inline void expect_success(cudaError_t error, const char* what) {
+inline void check_cuda(cudaError_t error) {
   if (error == cudaSuccess) return;
-  std::fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(error));
-  std::exit(1);
+  std::fprintf(stderr, "CUDA: %s\n", cudaGetErrorString(error));
+  std::exit(2);
 }
-inline void* device_alloc(std::size_t bytes) {
+inline void* allocate(std::size_t bytes) {
   void* pointer = nullptr;
-  expect_success(cudaMalloc(&pointer, bytes), "cudaMalloc");
+  check_cuda(cudaMallocManaged(&pointer, bytes));
   return pointer;
 }
-inline void device_free(void* pointer) { expect_success(cudaFree(pointer), "cudaFree"); }
-inline void copy_to_device(void* to, const void* from, std::size_t bytes) {
-  expect_success(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), "copy to the device");
-}
-inline void copy_to_host(void* to, const void* from, std::size_t bytes) {
-  expect_success(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), "copy to the host");
-}
-// Waits for the kernels launched so far; the process ends where one of them failed.
-inline void synchronize() {
-  expect_success(cudaGetLastError(), "launch");
-  expect_success(cudaDeviceSynchronize(), "kernel");
+inline void release(void* pointer) { cudaFree(pointer); }
+// Kernels may still run after a launch: call before the host reads.
+inline void device_sync() {
+  check_cuda(cudaGetLastError());
+  check_cuda(cudaDeviceSynchronize());
 }
 #else
-inline void* device_alloc(std::size_t bytes) { return simt::device_alloc(bytes); }
-inline void device_free(void* pointer) { simt::device_free(pointer); }
-inline void copy_to_device(void* to, const void* from, std::size_t bytes) {
-  std::memcpy(to, from, bytes);
-}
-inline void copy_to_host(void* to, const void* from, std::size_t bytes) {
-  std::memcpy(to, from, bytes);
-}
-inline void synchronize() {}
+inline void* allocate(std::size_t bytes) { return simt::device_alloc(bytes); }
+inline void release(void* pointer) { simt::device_free(pointer); }
+inline void device_sync() {}
 #endif
 
-// Device memory that starts as a copy of `host`.
-template <class T>
-class DeviceArray {
+template <typename T>
+class DeviceBuffer {
  public:
-  explicit DeviceArray(const std::vector<T>& host) : size_(host.size()) {
-    data_ = static_cast<T*>(device_alloc(size_ > 0 ? size_ * sizeof(T) : 1));
-    if (size_ > 0) copy_to_device(data_, host.data(), size_ * sizeof(T));
+  explicit DeviceBuffer(std::size_t count)
+      : data_(static_cast<T*>(allocate(count * sizeof(T)))), count_(count) {}
+  DeviceBuffer(std::size_t count, T value) : DeviceBuffer(count) {
+    for (std::size_t i = 0; i < count; ++i) data_[i] = value;
   }
-  DeviceArray(DeviceArray&& other) noexcept : data_(other.data_), size_(other.size_) {
-    other.data_ = nullptr;
-  }
-  DeviceArray(const DeviceArray&) = delete;
-  DeviceArray& operator=(const DeviceArray&) = delete;
-  ~DeviceArray() {
-    if (data_ != nullptr) device_free(data_);
-  }
+  ~DeviceBuffer() { release(data_); }
+  DeviceBuffer(const DeviceBuffer&) = delete;
+  DeviceBuffer& operator=(const DeviceBuffer&) = delete;
+  T* data() { return data_; }
+  std::size_t size() const { return count_; }
+  T& operator[](std::size_t index) { return data_[index]; }
+  T* begin() { return data_; }
+  T* end() { return data_ + count_; }
 
-  T* data() const { return data_; }
-  std::vector<T> to_host() const {
-    std::vector<T> host(size_);
-    if (size_ > 0) copy_to_host(host.data(), data_, size_ * sizeof(T));
-    return host;
+ private:
+  T* data_;
+  std::size_t count_;
+};
+
+// Counts wrong values; a main returns status(): 0 all right, 1 wrong values.
+class Checker {
+ public:
+  template <typename... Values>
+  void expect(bool right, const char* format, Values... values) {
+    if (right || ++wrong_ > kShown) return;
+    std::fprintf(stderr, "wrong: ");
+    std::fprintf(stderr, format, values...);
+    std::fputc('\n', stderr);
+  }
+  int status() const {
+    if (wrong_ != 0) std::fprintf(stderr, "%d wrong values\n", wrong_);
+    return wrong_ != 0 ? 1 : 0;
   }
 
  private:
-  T* data_ = nullptr;
-  std::size_t size_;
+  static constexpr int kShown = 8;
+  int wrong_ = 0;
 };
 
 }  // namespace via::testing
