@@ -12,14 +12,15 @@
 
 namespace via::python {
 
-// True if the CUDA entry points serve this tensor. A simulated build sends CPU tensors there too.
-inline bool runs_on_cuda(const Tensor& tensor) {
+// A simulated build, for tests, has CUDA entry points that run on the memory of CPU tensors.
 #ifdef VIA_SIMULATE
-  return true;
+inline constexpr bool kSimulated = true;
 #else
-  return tensor.is_cuda();
+inline constexpr bool kSimulated = false;
 #endif
-}
+
+// True if the CUDA entry points serve this tensor.
+inline bool runs_on_cuda(const Tensor& tensor) { return kSimulated || tensor.is_cuda(); }
 
 // While it lives, the tensor's device is current and Python's lock is free: a launch waits when the
 // queue of the device is full. `stream` is where the tensor's framework works now.
