@@ -18,11 +18,11 @@ namespace via::cuda {
 struct DeviceLimits {
   int multiprocessors;
   int blocks_per_multiprocessor;
+  // A round that reads less than this lasts about as long as asking for another one (a few
+  // microseconds at 4 TB/s), so that much may be read on suspicion.
+  double speculative_bytes = 8e6;
 };
 
-// A round that reads less than this lasts about as long as asking for another one (a few
-// microseconds at 4 TB/s), so that much may be read on suspicion.
-inline constexpr double kSpeculativeBytes = 8e6;
 inline constexpr unsigned long long kWatchdogNs = 10'000'000'000ull;
 // Tickets are 32-bit.
 inline constexpr double kMaxTickets = 2e9;
@@ -58,7 +58,7 @@ inline Plan make_plan(const VerifyParams& p, const DeviceLimits& limits) {
   plan.draft_chunks = has_draft ? chunks_of(p.draft_vocab_size) : 0;
   const double item_bytes = p.logits.dtype == DType::kFloat32 ? 4.0 : 2.0;
   const double row_bytes = static_cast<double>(p.vocab_size) * item_bytes;
-  const double rows = std::max(kSpeculativeBytes / (static_cast<double>(batch) * row_bytes), 1.0);
+  const double rows = std::max(limits.speculative_bytes / (static_cast<double>(batch) * row_bytes), 1.0);
   plan.window = static_cast<std::int32_t>(std::min(rows, static_cast<double>(nodes + 1)));
   plan.reads_leaves = plan.window == nodes + 1;
   plan.first_rows = p.rule == Rule::kRoute ? static_cast<std::int32_t>(nodes + 1) : plan.window;
