@@ -6,6 +6,7 @@
 #include <cstring>
 #include <mutex>
 #include <stdexcept>
+#include <string>
 
 #include "cuda/compact_kv.cuh"
 #include "cuda/verify_launch.cuh"
@@ -68,6 +69,10 @@ void verify_cuda(const VerifyParams& params, void* workspace) {
   cuda::DeviceLimits limits = {1 + calls % 3, 1 + calls % 2, calls % 5 < 2 ? 1.0 : 8e6};
   ++calls;
   cuda::launch_verify(params, workspace, limits, nullptr);
+  const char* const bytes = static_cast<const char*>(workspace);
+  for (std::size_t i = 0; i < verify_workspace_size(params); ++i) {
+    if (bytes[i] != 0) throw std::runtime_error("verify: work space byte " + std::to_string(i) + " is not zero");
+  }
 }
 
 }  // namespace via
