@@ -114,7 +114,7 @@ class CopyBandwidth:
 
     def measure(self, timer: Timer, rounds: int = 5) -> float:
         """Median of some copies."""
-        mode = timer.modes[-1]
+        mode = timer.modes[0]
         copy = timer.prepare(lambda: self.target.copy_(self.source), mode)
         taken = sorted(timer.once(copy, mode) for _ in range(rounds))
         return 2 * self.source.numel() * 4 / taken[rounds // 2]

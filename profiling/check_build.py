@@ -49,8 +49,10 @@ def build(setting: Setting) -> Iterator[Item]:
     if setting.mains() or check_golden.sources(setting.root):
         go_on = ["--", "-k0"] if "-GNinja" in configure else ["--", "-k"]
         command = [*make, "via_gpu_mains", *go_on]
+        # What is there afterwards has been linked by this call.
+        start = partial(shutil.rmtree, setting.programs, ignore_errors=True)
         judge = partial(built, setting)
-        yield Item("mains", command, 5, 1e9, needs=("configure",), judge=judge)
+        yield Item("mains", command, 5, 1e9, needs=("configure",), prepare=start, judge=judge)
 
 
 def moved(folder: Path, root: Path) -> bool:
@@ -78,12 +80,13 @@ def imported(ended: Ended) -> Iterator[Result]:
 
 
 def built(setting: Setting, ended: Ended) -> Iterator[Result]:
-    """One row per kernel main: it is there, or it is not."""
+    """One row per kernel main: it is there, or not; then the first error that names it."""
     names = setting.mains()
     if check_golden.sources(setting.root):
         names = [*check_golden.PROGRAMS, *names]
     for name in names:
         there = (setting.programs / name).exists()
-        fresh = there and ended.returncode == 0
-        detail = "" if fresh else f"{'old' if there else 'no'} program; {ended.reason()}"
-        yield Result(f"main {name}", "passed" if fresh else "failed", detail, ended.seconds)
+        failed = re.search(rf"^FAILED: .*\b{name}\b.*\n(?:.*\n)*?(.*error.*)$", ended.output, re.M)
+        reason = failed.group(1) if failed else ended.reason()
+        outcome = "passed" if there else "failed"
+        yield Result(f"main {name}", outcome, "" if there else reason, ended.seconds)

@@ -65,6 +65,7 @@ def tests(setting: Setting) -> Iterator[Item]:
             check_tests.command(file, report),
             20,
             180,
+            {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # other packages' plugins are none of ours
             skip=f"not installed: {', '.join(missing)}" if missing else "",
             needs=MODULE,
             prepare=partial(removed, report),

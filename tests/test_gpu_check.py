@@ -260,6 +260,7 @@ def test_the_mains_follow_from_the_sources(tmp_path):
     folder.mkdir(parents=True)
     for name in ("verify_main.cpp", "golden_main.cpp", "simt_rt.cpp"):
         (folder / name).touch()
+    (folder / "errors_main.cpp").write_text("// Errors of the simulation. Host compilers only.\n")
     setting = Setting(tmp_path, "90a-real", tmp_path / "b", root=tmp_path)
     assert setting.mains() == ["verify_main"]
     plan = [(item.name, item.skip) for item in check_plan.sanitize(setting)]
