@@ -10,7 +10,8 @@ Columns: `impl` who, `mode` graph (a captured call replayed: the device's time) 
 Python, device idle before), microseconds at the 20th, 50th and 80th percentile with a cold L2
 cache, `gb_per_s` over the bytes that must be read, its share `of_copy`, `floor_us`, `goal_us` (see
 docs/performance.md), `over_ours` the median over that of ours for the same case and mode, `note`
-the reason where there is no time.
+the reason where there is no time. Rule "launch" is a kernel that does next to nothing: every time
+holds that much.
 """
 
 from __future__ import annotations
@@ -96,6 +97,13 @@ class Runner:
             "over_ours": round(marks["p50_us"] / base, 3) if base else "",
         }
 
+    def launch(self) -> None:
+        """A kernel that does next to nothing: what the timing itself costs, part of every row."""
+        one = torch.zeros(1, device=self.device)
+        for mode in self.timer.modes:
+            marks = bench_cases.spread(times(self.timer, lambda: one.add_(1.0), mode, CASE_S))
+            self.write({"impl": "add_ of one element", "mode": mode, "rule": "launch", **marks})
+
     def run_case(self, peer: peers.Peer, case: Any, build: Callable[..., Any]) -> None:
         """One peer, one case, every mode. A failure is a row with its text."""
         modes = [mode for mode in self.timer.modes if mode != "graph" or peer.capturable]
@@ -165,6 +173,7 @@ def run(runner: Runner, cases: Sequence[Any], compact: Sequence[Any], budget_s: 
     def left() -> float:
         return max(0.0, end - runner.clock())
 
+    runner.launch()
     own = peers.Peer("via_ext", peers.ours)
     own_compact = peers.Peer("via_ext", bench_compact.ours)
     runner.run_peer(own_compact, compact, bench_compact.build, 0.1 * left())
@@ -187,7 +196,7 @@ def writer(file: TextIO, facts: Row, header: bool) -> Callable[[Row], None]:
         out.writerow(row | facts)
         file.flush()
         name = " ".join(str(row.get(key, "")) for key in COLUMNS[:10])
-        said = row.get("note") or " ".join(f"{key} {row[key]}" for key in TIMES)
+        said = row.get("note") or " ".join(f"{key} {row.get(key, '')}" for key in TIMES)
         print(f"{name}  {said}", flush=True)
 
     return write
