@@ -62,6 +62,10 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"[:200]
 
 
+class DeviceLost(Exception):
+    """The device answers no more: nothing else in this process can be measured."""
+
+
 class Runner:
     """Runs cases and hands finished rows to `write`."""
 
@@ -137,7 +141,11 @@ class Runner:
         self.wrong += peer.name == "via_ext"
         self.write({**about, "note": first_line(error)})
         if self.device == "cuda":
-            torch.cuda.empty_cache()
+            try:
+                torch.cuda.synchronize()
+                torch.cuda.empty_cache()
+            except RuntimeError as lost:
+                raise DeviceLost(first_line(lost)) from error
 
     def run_peer(
         self, peer: peers.Peer, cases: Iterable[Any], build: Callable[..., Any], seconds: float

@@ -102,7 +102,11 @@ def run_cuda(options: argparse.Namespace) -> int:
     with options.out.open("a" if more else "w", newline="") as file:
         write = bench_cuda.writer(file, facts, header=not more)
         runner = bench_cuda.Runner("cuda", EventTimer(), CopyBandwidth("cuda"), write)
-        bench_cuda.run(runner, cases, compact, options.budget_s)
+        try:
+            bench_cuda.run(runner, cases, compact, options.budget_s)
+        except bench_cuda.DeviceLost as lost:
+            print(f"bench: given up, the device is lost: {lost}", file=sys.stderr)
+            return 1
     return 1 if runner.wrong else 0
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,8 +60,33 @@ class Budget:
         return min(limit, left) if estimate <= left else None
 
 
+def processes() -> dict[int, tuple[int, str]]:
+    """Parent and start time of every process."""
+    found: dict[int, tuple[int, str]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:  # it has just ended
+            continue
+        found[int(path.parent.name)] = (int(fields[1]), fields[19])
+    return found
+
+
+def descendants(leader: int) -> dict[int, str]:
+    """Start times of the processes below one, whatever group they are in."""
+    everyone = processes()
+    below: dict[int, str] = {}
+    parents = {leader}
+    while parents:
+        children = {pid for pid, (parent, _) in everyone.items() if parent in parents}
+        below |= {pid: everyone[pid][1] for pid in children}
+        parents = children
+    return below
+
+
 def end_group(process: subprocess.Popen[bytes], grace: float = GRACE_S) -> None:
-    """Asks the group that `process` leads to end, then kills what is left of it."""
+    """Asks the group that `process` leads to end, then kills what is left of it and below it."""
+    below = descendants(process.pid)
     try:
         os.killpg(process.pid, signal.SIGTERM)
         deadline = time.monotonic() + grace
@@ -72,6 +98,10 @@ def end_group(process: subprocess.Popen[bytes], grace: float = GRACE_S) -> None:
     except ProcessLookupError:
         pass
     process.wait()
+    for pid, (_, started) in processes().items():
+        if below.get(pid) == started:  # a number that was given again is another process
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def run(

@@ -135,15 +135,17 @@ def test_an_end_from_outside_keeps_what_is_done(tools, tmp_path):
     wait_for(lambda: not is_running(pid))
 
 
-@pytest.mark.parametrize("stubborn", [False, True])
-def test_a_timeout_ends_the_whole_group(tmp_path, stubborn):
-    ignore = "trap '' TERM;" if stubborn else ""
-    script = f"{ignore} echo begun; (sleep 60; sleep 60) & echo $!; wait; wait"
+@pytest.mark.parametrize("kind", ["polite", "stubborn", "own session"])
+def test_a_timeout_ends_everything(tmp_path, kind):
+    ignore = "trap '' TERM;" if kind == "stubborn" else ""
+    child = "setsid sleep 60" if kind == "own session" else "(sleep 60; sleep 60)"
+    script = f"{ignore} echo begun; {child} & echo $!; wait; wait"
     begin = time.monotonic()
     ended = run(["sh", "-c", script], tmp_path / "log", 0.5)
     assert ended.timed_out and ended.returncode == 124 and time.monotonic() - begin < 15
     first, pid = ended.output.split()[:2]
-    assert first == "begun" and not is_running(int(pid))
+    assert first == "begun"
+    wait_for(lambda: not is_running(int(pid)), 2)
     assert ended.reason().startswith("stopped after")
 
 
