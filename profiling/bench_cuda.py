@@ -26,7 +26,7 @@ import bench_cases
 import bench_compact
 import peers
 import torch
-from bench_timers import CopyBandwidth, Timer, times
+from bench_timers import MIN_ROUNDS, WARM_UP, CopyBandwidth, Timer, times
 
 CASE_S = 0.03  # wall time for the timed calls of one row
 OURS_SHARE = 0.5
@@ -108,7 +108,7 @@ class Runner:
             marks = bench_cases.spread(times(self.timer, lambda: one.add_(1.0), mode, CASE_S))
             self.write({"impl": "add_ of one element", "mode": mode, "rule": "launch", **marks})
 
-    def run_case(self, peer: peers.Peer, case: Any, build: Callable[..., Any]) -> None:
+    def run_case(self, peer: peers.Peer, case: Any, build: Callable[..., Any], end: float) -> None:
         """One peer, one case, every mode. A failure is a row with its text."""
         modes = [mode for mode in self.timer.modes if mode != "graph" or peer.capturable]
         about: Row = {"impl": peer.name, "mode": "", **case.columns()}
@@ -116,6 +116,10 @@ class Runner:
             inputs = build(case, self.device)
             call = peer.adapt(inputs)
             self.check(peer, case, call)
+            cost = self.cost(call) * len(modes) * (WARM_UP + MIN_ROUNDS + 2)
+            if self.clock() + cost > end:
+                self.write({**about, "note": f"too slow for the time left: needs {cost:.1f} s"})
+                return
             rate = self.copy.measure(self.timer)
         except peers.Unfit:
             return
@@ -135,6 +139,14 @@ class Runner:
             accepted = result.num_accepted.tolist()
             if accepted != [case.right] * case.batch:
                 raise RuntimeError(f"accepted {accepted[:8]}, expected {case.right} each")
+
+    def cost(self, call: Callable[[], Any]) -> float:
+        """Seconds of one warm call, waiting for the device."""
+        begin = time.monotonic()
+        call()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.monotonic() - begin
 
     def fail(self, peer: peers.Peer, about: Row, error: Exception) -> None:
         """A row without a time. A failure of ours is counted."""
@@ -164,7 +176,7 @@ class Runner:
                 note = f"out of time: {len(todo) - index} of {len(todo)} cases not run"
                 self.write({"impl": peer.name, **rule_of(case), "note": note})
                 return
-            self.run_case(peer, case, build)
+            self.run_case(peer, case, build, end)
             # Cases come in order of work, roughly: the last duration predicts the next.
             slowest = max(peer.setup_s, self.clock() - begin)
 

@@ -15,7 +15,10 @@ from xml.etree import ElementTree
 from check_report import Result
 from check_runner import Ended
 
-PATTERNS = ("test_verify*.py", "test_compact_kv.py", "test_filtered_probs.py", "test_ops.py")
+PATTERNS = (
+    *("test_verify*.py", "test_compact_kv*.py", "test_filtered_probs.py", "test_ops.py"),
+    "test_*cuda*.py",
+)
 LAST = ("law", "seeds", "random")  # long files, whose kernels the others have already run
 SELECT = "cuda"  # part of the id of every test that runs on the GPU
 NO_TESTS = 5  # pytest's exit code
@@ -24,7 +27,7 @@ NO_TESTS = 5  # pytest's exit code
 def files(root: Path) -> list[Path]:
     """Test files of the operations, short ones first."""
     found = [path for pattern in PATTERNS for path in sorted((root / "tests").glob(pattern))]
-    return sorted(found, key=lambda path: any(word in path.stem for word in LAST))
+    return sorted(dict.fromkeys(found), key=lambda path: any(word in path.stem for word in LAST))
 
 
 def imports(file: Path) -> set[str]:
@@ -35,6 +38,8 @@ def imports(file: Path) -> set[str]:
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module)
+            if node.module == "tests":
+                names.update(f"tests.{alias.name}" for alias in node.names)
     return names
 
 

@@ -4,6 +4,7 @@
 import csv
 import io
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,3 +194,13 @@ def test_status_says_what_ran(tmp_path):
         "route 11.5 us (50 % of the copy bandwidth); 1 of 1 cases within their goal |" in text
     )
     assert "| `compact_kv` | 1 failed (test_compact_kv) | not run | not timed |" in text
+
+
+def test_a_slow_peer_is_not_started():
+    calls = []
+    slow = peers.Peer("slow", lambda inputs: lambda: calls.append(time.sleep(0.05)))
+    rows = []
+    copy = CopyBandwidth("cpu", 1 << 16)
+    runner = bench_cuda.Runner("cpu", HostTimer(), copy, rows.append, clock=lambda: 0.0)
+    runner.run_peer(slow, [SMALL], bench_cases.build, 0.5)
+    assert len(calls) == 2 and rows[0]["note"].startswith("too slow for the time left: needs 0.")

@@ -217,7 +217,7 @@ def test_junit_and_cut_off_output(tmp_path):
 def test_packages_that_tests_need_and_lack(tmp_path):
     folder = tmp_path / "tests"
     folder.mkdir()
-    (folder / "test_a.py").write_text("import os\nfrom tests.helper import x\nimport torch.nn\n")
+    (folder / "test_a.py").write_text("import os\nfrom tests import helper\nimport torch.nn\n")
     (folder / "helper.py").write_text("from no_such_package.part import x\nimport via_ext\n")
     assert check_tests.missing_modules(folder / "test_a.py", tmp_path) == ["no_such_package"]
 
