@@ -17,7 +17,6 @@ holds that much.
 from __future__ import annotations
 
 import csv
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
@@ -200,10 +199,11 @@ def run(runner: Runner, cases: Sequence[Any], compact: Sequence[Any], budget_s: 
     runner.run_peer(own, cases, bench_cases.build, OURS_SHARE * left())
     eager_compact = peers.Peer("eager", bench_compact.eager)
     runner.run_peer(eager_compact, compact, bench_compact.build, 0.1 * left())
-    for index, peer in enumerate(peers.PEERS):
-        share = 1.0 / (len(peers.PEERS) - index)
-        print(f"{peer.name}: {left():.0f} s left", file=sys.stderr, flush=True)
+    waiting = sum(peer.weight for peer in peers.PEERS if not peers.absence(peer.name))
+    for peer in peers.PEERS:
+        share = min(1.0, peer.weight / waiting) if waiting else 0.0
         runner.run_peer(peer, cases, bench_cases.build, share * left())
+        waiting -= 0.0 if peers.absence(peer.name) else peer.weight
 
 
 def writer(file: TextIO, facts: Row, header: bool) -> Callable[[Row], None]:

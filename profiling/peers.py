@@ -33,6 +33,7 @@ class Peer(NamedTuple):
     adapt: Callable[[Inputs], Call]
     capturable: bool = True
     setup_s: float = 0.0  # compilation per case
+    weight: float = 1.0  # share of the time that is left
 
 
 def ours(inputs: Inputs) -> Call:
@@ -71,7 +72,7 @@ def compiled(inputs: Inputs) -> Call:
         raise Unfit("chains only: a tree is unrolled node by node and compiles for minutes")
     function, arguments = decision(inputs)
     torch._dynamo.reset()
-    fused = torch.compile(function, dynamic=False, mode="max-autotune-no-cudagraphs")
+    fused = torch.compile(function, dynamic=False)
     return lambda: fused(*arguments)
 
 
@@ -166,11 +167,11 @@ def vllm(inputs: Inputs) -> Call:
 
 
 PEERS = (
-    Peer("eager", eager),
-    Peer("torch.compile", compiled, setup_s=25.0),
-    Peer("vllm", vllm, setup_s=5.0),
-    Peer("flashinfer", flashinfer, setup_s=5.0),
-    Peer("transformers", transformers, capturable=False),
+    Peer("eager", eager, weight=2.0),
+    Peer("torch.compile", compiled, setup_s=10.0, weight=3.0),
+    Peer("vllm", vllm, setup_s=5.0, weight=2.0),
+    Peer("flashinfer", flashinfer, setup_s=5.0, weight=2.0),
+    Peer("transformers", transformers, capturable=False, weight=0.5),
 )
 MODULES = {"vllm": "vllm", "flashinfer": "flashinfer", "transformers": "transformers"}
 
