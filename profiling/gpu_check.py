@@ -89,7 +89,8 @@ def run_item(item: Item, stage: Budget, log: Path, missed: set[str]) -> Iterator
     item.prepare()
     budget = str(max(1, int(timeout) - RESERVE_S))
     command = [budget if word == "{budget}" else word for word in item.command]
-    env = {"PYTHONPATH": str(machine.ROOT), "PYTHONUNBUFFERED": "1", **item.env}
+    path = os.pathsep.join(filter(None, [str(machine.ROOT), os.environ.get("PYTHONPATH")]))
+    env = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **item.env}
     yield from item.results(run(command, log, timeout, env, machine.ROOT))
 
 

@@ -171,6 +171,13 @@ def test_nothing_starts_that_cannot_end_in_time(tmp_path):
     ]
 
 
+def test_commands_see_the_source_tree_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/more")
+    item = Item("path", ["sh", "-c", "echo $PYTHONPATH"], 1, 10)
+    (row,) = gpu_check.run_item(item, Budget(20), tmp_path / "log", set())
+    assert row.detail == f"{machine.ROOT}:/more"
+
+
 def test_stages_share_the_time_and_a_command_knows_its_part(tmp_path, monkeypatch):
     def stage(setting):
         yield Item("told", ["echo", "{budget}"], 1, 1e9)
