@@ -34,10 +34,12 @@ def kernel_of(item: str) -> str:
 
 
 def latest(rows: Iterable[Row], *keys: str) -> list[Row]:
-    """The newest row of every key; rows are in the order of time."""
+    """The newest row of every key that ran, else the newest; rows are in the order of time."""
     newest: dict[tuple[str, ...], Row] = {}
     for row in rows:
-        newest[tuple(row.get(key, "") for key in keys)] = row
+        key = tuple(row.get(name, "") for name in keys)
+        if key not in newest or row.get("outcome") != "skipped":
+            newest[key] = row
     return list(newest.values())
 
 
@@ -80,7 +82,8 @@ def speed(rows: list[Row], kernel: str) -> str:
                 share = f"{100 * number(row, 'of_copy'):.0f} % of the copy bandwidth"
                 said.append(f"{row['rule']} {row['p50_us']} us ({share})")
     good = sum(number(row, "p50_us") <= number(row, "goal_us") for row in mine)
-    return "; ".join([*said, f"{good} of {len(mine)} cases within their goal"])
+    commits = ", ".join(sorted({row["commit"] for row in mine}))
+    return "; ".join([*said, f"{good} of {len(mine)} cases within their goal, at {commits}"])
 
 
 def gpu_lines(checks: list[Row], bench: list[Row]) -> list[str]:
@@ -94,18 +97,23 @@ def gpu_lines(checks: list[Row], bench: list[Row]) -> list[str]:
         lines += [
             f"## {gpu}",
             "",
-            f"Last commits that ran: {origin(rows) or 'none'}. Build: {tally(stages['build'])}. "
+            f"Build: {tally(stages['build'])}. "
             f"Primitives, device against host: {tally(stages['golden'])}.",
             "",
-            "| kernel | tests on cuda | kernel mains and sanitizers | speed, cold L2, median |",
-            "|---|---|---|---|",
+            "| kernel | commit | tests on cuda | kernel mains, sanitizers | speed, cold L2, median |",
+            "|---|---|---|---|---|",
         ]
         for kernel in KERNELS:
             own = {
                 name: [r for r in stages[name] if kernel_of(r["item"]) == kernel] for name in STAGES
             }
             if own["tests"] or own["sanitize"]:
-                cells = (tally(own["tests"]), tally(own["sanitize"]), speed(times, kernel))
+                cells = (
+                    origin(own["tests"] + own["sanitize"]) or "-",
+                    tally(own["tests"]),
+                    tally(own["sanitize"]),
+                    speed(times, kernel),
+                )
                 lines.append(f"| `{kernel}` | {' | '.join(cells)} |")
         rest = [row for row in stages["tests"] + stages["sanitize"] if not kernel_of(row["item"])]
         lines += ["", f"Other checks: {tally(rest)}.", ""] if rest else [""]

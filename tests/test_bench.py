@@ -166,6 +166,7 @@ def test_status_says_what_ran(tmp_path):
         "stage,item,outcome,seconds,detail,gpu,driver,cuda,torch,commit,date\n"
         f"tests,test_verify_law,failed,1,,{end}\n"
         f"tests,test_verify_law,passed,1,,{end.replace('abc', 'def')}\n"
+        f"tests,test_verify_law,skipped,0,no time,{end}\n"
         f"tests,test_compact_kv,failed,1,,{end}\n"
         f"sanitize,memcheck verify_main,skipped,0,absent,{end}\n"
         f"golden,prim mma,passed,0,,{end}\n"
@@ -182,18 +183,19 @@ def test_status_says_what_ran(tmp_path):
     with (tmp_path / "bench_ops_cuda.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, header)
         writer.writeheader()
-        writer.writerow(row | {"p50_us": 12.5, "goal_us": 9.0})
-        writer.writerow(row | {"p50_us": 11.5, "goal_us": 12.0})
+        writer.writerow(row | {"p50_us": 12.5, "goal_us": 9.0, "commit": "old"})
+        writer.writerow(row | {"p50_us": 11.5, "goal_us": 12.0, "commit": "new"})
         writer.writerow({"impl": "vllm", "note": "not importable", "gpu": "NVIDIA Test"})
     text = status.text(tmp_path)
     assert "Nothing in this repository has run" not in text
-    assert "## NVIDIA Test" in text and "abc (2026-01-02), def (2026-01-02)" in text
+    assert "## NVIDIA Test" in text
     assert "device against host: 1 passed" in text
     assert (
-        "| `verify` | 1 passed | 1 skipped (memcheck verify_main) | "
-        "route 11.5 us (50 % of the copy bandwidth); 1 of 1 cases within their goal |" in text
+        "| `verify` | def (2026-01-02) | 1 passed | 1 skipped (memcheck verify_main) | route 11.5 "
+        "us (50 % of the copy bandwidth); 1 of 1 cases within their goal, at new |" in text
     )
-    assert "| `compact_kv` | 1 failed (test_compact_kv) | not run | not timed |" in text
+    failed = "abc (2026-01-02) | 1 failed (test_compact_kv)"
+    assert f"| `compact_kv` | {failed} | not run | not timed |" in text
 
 
 def test_a_slow_peer_is_not_started():
