@@ -100,7 +100,7 @@ def gpu_lines(checks: list[Row], bench: list[Row]) -> list[str]:
             f"Build: {tally(stages['build'])}. "
             f"Primitives, device against host: {tally(stages['golden'])}.",
             "",
-            "| kernel | commit | tests on cuda | kernel mains, sanitizers | speed, cold L2, median |",
+            "| kernel | commit | tests on cuda | mains, sanitizers | speed, cold L2, median |",
             "|---|---|---|---|---|",
         ]
         for kernel in KERNELS:
