@@ -49,7 +49,9 @@ __device__ __forceinline__ void fill_stages(unsigned char* smem, const ConsumeAr
     auto* piece = reinterpret_cast<__nv_bfloat16*>(base + packed_offset(line, k / 8));
     piece[k % 8] = __float2bfloat16_rn(static_cast<float>(value));
   }
+#if S0_HAS_BULK
   prim::fence_proxy_async();  // wgmma reads through the asynchronous proxy
+#endif
   __syncthreads();
 }
 
@@ -57,14 +59,16 @@ __device__ __forceinline__ void fill_stages(unsigned char* smem, const ConsumeAr
 inline float expected_product(const ConsumeArgs& args, int row, int token) {
   int sum = 0;
   for (int stage = 0; stage < args.stages; ++stage) {
-    for (int k = 0; k < kStageK; ++k) sum += weight_value(stage, row, k) * act_value(stage, token, k);
+    for (int k = 0; k < kStageK; ++k)
+      sum += weight_value(stage, row, k) * act_value(stage, token, k);
   }
   return static_cast<float>(sum) * static_cast<float>(args.passes);
 }
 
 // Median over the CTAs of weight bytes per clock.
 template <typename Kernel>
-void bench_consume(const Session& session, Kernel kernel, const char* method, int rows, int tokens) {
+void bench_consume(const Session& session, Kernel kernel, const char* method, int rows,
+                   int tokens) {
   if (session.out_of_time()) return;
   const int stage_bytes = (rows + tokens) * kRowBytes;
   const int fitting = (session.max_smem() - 2048) / stage_bytes;
@@ -96,7 +100,8 @@ void bench_consume(const Session& session, Kernel kernel, const char* method, in
   }
   const std::vector<float> host = out.copy();
   for (std::size_t i = 0; i < host.size(); ++i) {
-    if (host[i] != expected[i % expected.size()]) fail(p, "product " + std::to_string(i) + " differs");
+    if (host[i] != expected[i % expected.size()])
+      fail(p, "product " + std::to_string(i) + " differs");
   }
   print_row(p, quantile(rates, 0.5), "bytes/clk/SM");
 }

@@ -82,8 +82,8 @@ void bench(const Session& session, int smem, bool cooperative, int cluster) {
 
 void run(const Session& session) {
   int smem = std::min(160 * 1024, session.max_smem() - 1024);
-  S0_CHECK(cudaFuncSetAttribute(residency_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                smem));
+  S0_CHECK(
+      cudaFuncSetAttribute(residency_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
   bench(session, smem, true, 1);
   if (!session.is_at_least(9)) {
     print_row(params("cluster", 2), 0.0, "", "skipped", "clusters need compute 9.0");

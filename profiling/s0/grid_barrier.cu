@@ -28,11 +28,11 @@ constexpr int kTimedRounds = 4000;
 constexpr int kLineWords = 32;  // 128 bytes: every word that is polled has a line of its own
 
 struct BarrierArgs {
-  unsigned* counter;  // [1], zero at launch
-  unsigned* flag;     // [1], zero at launch
-  unsigned* slots;    // [2][gridDim.x * kLineWords]
-  unsigned* errors;   // [1]
-  long long* stamps;  // [rounds] clock64 of CTA 0
+  unsigned* counter;                // [1], zero at launch
+  unsigned* flag;                   // [1], zero at launch
+  unsigned* slots;                  // [2][gridDim.x * kLineWords]
+  unsigned* errors;                 // [1]
+  long long* stamps;                // [rounds] clock64 of CTA 0
   unsigned long long* nanoseconds;  // [1] of the whole run
   int rounds;
   bool check;
@@ -99,8 +99,8 @@ __global__ void __launch_bounds__(kWorkers + 32, 1) barrier_kernel(const Barrier
   __shared__ unsigned stop;
   if (threadIdx.x == 0) {
     stop = 0;
-    for (int s = 0; s < kStages; ++s) prim::mbar_init(&full[s], 1);
 #if S0_HAS_BULK
+    for (int s = 0; s < kStages; ++s) prim::mbar_init(&full[s], 1);
     prim::mbar_fence_init();
 #endif
   }
@@ -175,9 +175,9 @@ void bench(const Session& session, const unsigned char* stream, std::size_t stre
   }
   for (const auto& [statistic, fraction] :
        {std::pair{"median", 0.5}, std::pair{"p99", 0.99}, std::pair{"max", 1.0}}) {
-    print_row(params("variant", kNames[kVariant], "load", load, "ctas", grid, "statistic",
-                     statistic),
-              quantile(times, fraction), "ns");
+    print_row(
+        params("variant", kNames[kVariant], "load", load, "ctas", grid, "statistic", statistic),
+        quantile(times, fraction), "ns");
   }
   if (stream != nullptr) {
     print_row(params("variant", kNames[kVariant], "load", load, "statistic", "stream"),
@@ -189,7 +189,8 @@ void run(const Session& session) {
   bench<kCooperativeGroups>(session, nullptr, 0);
   bench<kCounter>(session, nullptr, 0);
   bench<kFlag>(session, nullptr, 0);
-  if (!session.is_at_least(9) || session.max_smem() < kStages * static_cast<int>(kStageBytes) + 2048) {
+  if (!session.is_at_least(9) ||
+      session.max_smem() < kStages * static_cast<int>(kStageBytes) + 2048) {
     print_row(params("load", "streaming"), 0.0, "", "skipped",
               "needs compute 9.0 and 162 KB of shared memory");
     return;

@@ -71,14 +71,14 @@ void bench_bulk(const Session& session, const Pattern& pattern, const unsigned c
   StreamArgs args = pattern_args(pattern, source, grid / kCluster, kStageBytes);
   args.sums = sums.get();
   args.read_all = true;
-  const std::string p =
-      params("method", "bulk", "pattern", pattern.name, "kilobytes", pattern.kilobytes, "ctas",
-             grid, "cluster", kCluster);
+  const std::string p = params("method", "bulk", "pattern", pattern.name, "kilobytes",
+                               pattern.kilobytes, "ctas", grid, "cluster", kCluster);
   sums.zero();
   const cudaError_t launched = launch_ring<kCluster>(args, grid);
   if (kCluster > 1 && launched != cudaSuccess) {
     cudaGetLastError();
-    print_row(p, 0.0, "", "skipped", std::string("launch refused: ") + cudaGetErrorString(launched));
+    print_row(p, 0.0, "", "skipped",
+              std::string("launch refused: ") + cudaGetErrorString(launched));
     return;
   }
   S0_CHECK(launched);

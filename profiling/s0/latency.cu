@@ -120,7 +120,8 @@ void bench_atomics(const Session& session, int grid) {
   const double ms = median_ms(
       [&] {
         counter.zero();
-        atomic_kernel<kReturns><<<grid, 1, exclusive_smem(session)>>>(counter.get(), sink.get(), times.get());
+        atomic_kernel<kReturns>
+            <<<grid, 1, exclusive_smem(session)>>>(counter.get(), sink.get(), times.get());
       },
       3);
   if (counter.copy()[0] != static_cast<unsigned>(grid) * kAtomics) fail(p, "lost additions");
@@ -142,7 +143,8 @@ void bench_rally(const Session& session) {
     if (partner >= session.num_sms()) continue;
     Buffer<unsigned> ball(2 * kLineWords), sms(2);
     Buffer<Times> times(1);
-    rally_kernel<<<session.num_sms(), 1, exclusive_smem(session)>>>(ball.get(), partner, times.get(), sms.get());
+    rally_kernel<<<session.num_sms(), 1, exclusive_smem(session)>>>(ball.get(), partner,
+                                                                    times.get(), sms.get());
     S0_CHECK(cudaGetLastError());
     S0_CHECK(cudaDeviceSynchronize());
     const std::vector<unsigned> last = ball.copy(), ids = sms.copy();

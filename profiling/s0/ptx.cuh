@@ -21,12 +21,8 @@
 
 namespace via::s0 {
 
-using Mbar = unsigned long long;
+using Mbar = prim::mbar_t;
 inline constexpr unsigned long long kWatchdogNs = 2'000'000'000ull;
-
-__device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
-  return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
-}
 
 // For wait loops: a wait of more than two seconds stops the kernel with an error.
 class Watchdog {
@@ -35,7 +31,7 @@ class Watchdog {
     if ((++polls_ & 1023u) != 0) return;
     const unsigned long long now = prim::global_timer_ns();
     if (start_ == 0) start_ = now;
-    if (now - start_ > kWatchdogNs) __trap();
+    if (now - start_ > kWatchdogNs) prim::trap();
   }
 
  private:
@@ -71,7 +67,7 @@ __device__ __forceinline__ bool mbar_try(const Mbar* barrier, unsigned parity) {
       "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
       "selp.b32 %0, 1, 0, p; }"
       : "=r"(done)
-      : "r"(shared_address(barrier)), "r"(parity)
+      : "r"(prim::shared_address(barrier)), "r"(parity)
       : "memory");
   return done != 0;
 }
@@ -97,8 +93,8 @@ __device__ __forceinline__ void bulk_load_multicast(void* dst, const void* src, 
                                                     Mbar* barrier, std::uint16_t cta_mask) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
-      "[%0], [%1], %2, [%3], %4;" ::"r"(shared_address(dst)),
-      "l"(src), "r"(bytes), "r"(shared_address(barrier)), "h"(cta_mask)
+      "[%0], [%1], %2, [%3], %4;" ::"r"(prim::shared_address(dst)),
+      "l"(src), "r"(bytes), "r"(prim::shared_address(barrier)), "h"(cta_mask)
       : "memory");
 }
 
@@ -107,7 +103,7 @@ __device__ __forceinline__ void mbar_arrive_at(const Mbar* barrier, unsigned cta
   asm volatile(
       "{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1; "
       "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote]; }" ::"r"(
-          shared_address(barrier)),
+          prim::shared_address(barrier)),
       "r"(cta_rank)
       : "memory");
 }

@@ -15,8 +15,8 @@ namespace {
 
 constexpr int kRepeats = 5;
 
-__global__ void __launch_bounds__(512) copy_kernel(const uint4* source, uint4* target,
-                                                   std::size_t count) {
+__global__ void __launch_bounds__(512)
+    copy_kernel(const uint4* source, uint4* target, std::size_t count) {
   const std::size_t step = static_cast<std::size_t>(gridDim.x) * blockDim.x;
   for (std::size_t i = static_cast<std::size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
        i += step) {
@@ -55,9 +55,7 @@ void bench_ring(const Session& session, const unsigned char* source, std::size_t
       StreamArgs args = stream_args(source, bytes, stage_kb * 1024u, grid);
       args.stages = ring_kb / stage_kb;
       args.sums = sums.get();
-      const auto launch = [&] {
-        ring_kernel<1><<<grid, kRingThreads, ring_kb * 1024>>>(args);
-      };
+      const auto launch = [&] { ring_kernel<1><<<grid, kRingThreads, ring_kb * 1024>>>(args); };
       const std::string p =
           params("method", "bulk", "ring_kb", ring_kb, "stage_kb", stage_kb, "ctas_per_sm", 1);
       sums.zero();
@@ -76,9 +74,7 @@ void bench_plain(const Session& session, const unsigned char* source, std::size_
   const int grid = session.num_sms() * kCtasPerSm;
   StreamArgs args = stream_args(source, bytes, kVectors * kConsumerThreads * 16u, grid);
   args.sums = sums.get();
-  const auto launch = [&] {
-    plain_kernel<kVectors, kCtasPerSm><<<grid, kConsumerThreads>>>(args);
-  };
+  const auto launch = [&] { plain_kernel<kVectors, kCtasPerSm><<<grid, kConsumerThreads>>>(args); };
   const std::string p =
       params("method", "loads", "ctas_per_sm", kCtasPerSm, "bytes_per_thread", kVectors * 16);
   sums.zero();

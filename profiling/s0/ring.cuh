@@ -4,9 +4,8 @@
 //
 // ring_kernel: one producer warp per CTA fills a ring of shared-memory stages by bulk copies, eight
 // consumer warps read them. The n-th chunk of reader b is chunk n * step_n + b * step_b of the
-// source, wrapped. A reader is a CTA, or a cluster of two: each then copies half of every chunk into
-// both.
-// plain_kernel: the same chunks by 16-byte loads that bypass L1.
+// source, wrapped. A reader is a CTA, or a cluster of two: each then copies half of every chunk
+// into both. plain_kernel: the same chunks by 16-byte loads that bypass L1.
 #pragma once
 
 #include <cstdint>

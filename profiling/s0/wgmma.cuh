@@ -10,11 +10,13 @@ namespace via::s0 {
 // K-major operand in 128-byte swizzled rows, 8-row atoms 1024 bytes apart. 32 bytes further along k
 // is +2 in a descriptor.
 __device__ __forceinline__ std::uint64_t wgmma_descriptor(const void* tile) {
-  return static_cast<std::uint64_t>((shared_address(tile) & 0x3ffffu) >> 4) | (1ull << 16) |
+  return static_cast<std::uint64_t>((prim::shared_address(tile) & 0x3ffffu) >> 4) | (1ull << 16) |
          (static_cast<std::uint64_t>(1024 >> 4) << 32) | (1ull << 62);
 }
 
-__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_fence() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
 __device__ __forceinline__ void wgmma_commit() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
