@@ -4,6 +4,7 @@
 // What: nanoseconds (median, 99th percentile, largest) between two consecutive releases, for
 //   cg       grid.sync() of cooperative groups
 //   counter  one monotonic counter: red.release by each CTA, everyone polls it with ld.acquire
+//   sleep    the same, with prim::spin() between polls, as product code waits
 //   flag     the last CTA to arrive (atom.acq_rel) publishes the epoch, the others poll that word
 // alone, and while a producer warp per CTA keeps a ring of 5 x 32 KB of bulk copies busy.
 // How: CTA 0 stamps every release with clock64; the rate of that clock comes from %globaltimer over
@@ -18,8 +19,8 @@
 namespace via::s0 {
 namespace {
 
-enum Variant { kCooperativeGroups = 0, kCounter = 1, kFlag = 2 };
-constexpr const char* kNames[] = {"cg", "counter", "flag"};
+enum Variant { kCooperativeGroups = 0, kCounter = 1, kSleep = 2, kFlag = 3 };
+constexpr const char* kNames[] = {"cg", "counter", "sleep", "flag"};
 constexpr int kWorkers = 256;
 constexpr int kStages = 5;
 constexpr unsigned kStageBytes = 32 * 1024;
@@ -50,10 +51,13 @@ __device__ __forceinline__ void grid_barrier(const BarrierArgs& args, unsigned e
   bar_sync<1, kWorkers>();
   if (threadIdx.x == 0) {
     Watchdog watchdog;
-    if constexpr (kVariant == kCounter) {
+    if constexpr (kVariant == kCounter || kVariant == kSleep) {
       const unsigned target = epoch * gridDim.x;
       add_release(args.counter, 1);
-      while (static_cast<int>(prim::ld_acquire(args.counter) - target) < 0) watchdog.poll();
+      while (static_cast<int>(prim::ld_acquire(args.counter) - target) < 0) {
+        if constexpr (kVariant == kSleep) prim::spin();
+        watchdog.poll();
+      }
     } else {
       const unsigned before = prim::add_acq_rel(args.counter, 1);
       if (before + 1 == epoch * gridDim.x) {
@@ -188,6 +192,7 @@ void bench(const Session& session, const unsigned char* stream, std::size_t stre
 void run(const Session& session) {
   bench<kCooperativeGroups>(session, nullptr, 0);
   bench<kCounter>(session, nullptr, 0);
+  bench<kSleep>(session, nullptr, 0);
   bench<kFlag>(session, nullptr, 0);
   if (!session.is_at_least(9) ||
       session.max_smem() < kStages * static_cast<int>(kStageBytes) + 2048) {
@@ -198,6 +203,7 @@ void run(const Session& session) {
   const std::size_t bytes = std::size_t{1} << 30;
   Buffer<unsigned char> stream(bytes);
   bench<kCounter>(session, stream.get(), bytes);
+  bench<kSleep>(session, stream.get(), bytes);
   bench<kFlag>(session, stream.get(), bytes);
 }
 
