@@ -2,7 +2,7 @@
 // Read bandwidth of device memory against the bytes in flight.
 //
 // What: GB/s of a 2 GiB read by all SMs, one CTA each, through a ring of bulk copies (32 to 192 KB
-// of shared memory, stages of 4 to 32 KB); by plain 16-byte loads with 1 to 8 CTAs per SM; and of a
+// of shared memory, stages of 4 to 32 KB); by plain 16-byte loads with 1 to 6 CTAs per SM; and of a
 // copy (read + write) as a second ceiling.
 // How: consecutive CTAs read consecutive chunks, every word is summed and compared with the closed
 // form; median of five launches, CUDA events.
@@ -130,7 +130,7 @@ void run(const Session& session) {
   bench_plain<8, 4>(session, source.get(), bytes, sums);
   bench_plain<4, 4>(session, source.get(), bytes, sums);
   bench_plain<4, 6>(session, source.get(), bytes, sums);
-  bench_plain<2, 8>(session, source.get(), bytes, sums);
+  bench_plain<2, 6>(session, source.get(), bytes, sums);
   if (!session.out_of_time()) bench_copy(session, source.get(), bytes);
 }
 

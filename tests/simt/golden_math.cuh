@@ -28,6 +28,11 @@ VIA_HD float sample_float(std::uint32_t i) {
 // A multiple of 2^-24 in [0, 1).
 VIA_HD float sample_uniform(std::uint32_t i) { return static_cast<float>(mix(i) >> 8) * 0x1p-24f; }
 
+// offset + factor * x, rounded twice: nvcc would fuse the two, and the inputs would differ.
+__device__ __forceinline__ float affine(float offset, float factor, float x) {
+  return __fadd_rn(offset, __fmul_rn(factor, x));
+}
+
 VIA_HD std::uint32_t float_bits(float value) { return bits_as<std::uint32_t>(value); }
 
 __device__ __forceinline__ std::uint32_t global_index() {
@@ -61,12 +66,12 @@ __global__ void half_kernel(std::uint32_t* out /* [2, kPatterns] */) {
 inline constexpr int kExp2Count = 1024;
 __global__ void exp2_kernel(float* weights /* [1024, 4] */, float* powers /* [1024, 4] */) {
   const std::uint32_t i = global_index();
-  const float scale = 0.25f + 3.0f * sample_uniform(i + 1);
+  const float scale = affine(0.25f, 3.0f, sample_uniform(i + 1));
   float values[4], exponents[4];
   for (std::uint32_t k = 0; k < 4; ++k) {
     const float uniform = sample_uniform(4 * i + k + 5000);
-    values[k] = (uniform - 0.5f) * 36.0f;
-    exponents[k] = uniform * kMinExponent;
+    values[k] = affine(-18.0f, 36.0f, uniform);
+    exponents[k] = affine(0.0f, kMinExponent, uniform);
   }
   const float reference = static_cast<float>(static_cast<int>(mix(i) % 60)) - 10.0f;
   exp2_weights<ScalarOps, 4>(values, scale, kRoundToInteger - reference);
@@ -121,10 +126,10 @@ __global__ void rules_kernel(std::uint32_t* out /* [4096, kRuleWords] */) {
 inline constexpr int kApproxColumns = 7;
 __global__ void approx_kernel(double* out /* [kApproxColumns, 4096] */) {
   const std::uint32_t i = global_index();
-  const float logit = (sample_uniform(i) - 0.5f) * 40.0f;
-  const float max = logit + sample_uniform(i + 1) * 20.0f;
-  const float temperature = 0.1f + sample_uniform(i + 2) * 2.0f,
-              scale = exponent_scale(temperature);
+  const float logit = affine(-20.0f, 40.0f, sample_uniform(i));
+  const float max = affine(logit, 20.0f, sample_uniform(i + 1));
+  const float temperature = affine(0.1f, 2.0f, sample_uniform(i + 2));
+  const float scale = exponent_scale(temperature);
   const double sum = 1.0 + static_cast<double>(sample_uniform(i + 3)) * 100.0;
   const double exponent = exponent_of(max, scale);
   SoftmaxStats into, next;
