@@ -114,7 +114,7 @@ void run(const Session& session) {
   std::size_t free_bytes = 0, total_bytes = 0;
   S0_CHECK(cudaMemGetInfo(&free_bytes, &total_bytes));
   const std::size_t bytes = std::size_t{2} << 30;
-  if (free_bytes < 2 * bytes) fail("{}", "needs 4 GiB of free device memory");
+  if (free_bytes < 2 * bytes) skip("needs 4 GiB of free device memory");
   Buffer<unsigned char> source(bytes);
   fill_kernel<<<session.num_sms() * 8, 256>>>(reinterpret_cast<std::uint32_t*>(source.get()),
                                               bytes / 4);
