@@ -128,13 +128,11 @@ struct Kernel {
 
 int run(int argc, char** argv) {
   const std::vector<Kernel> kernels = {
-      {"softmax",
-       {run_softmax<0>, run_softmax<1>, run_softmax<2>, run_softmax<3>, run_softmax<4>}},
+      {"softmax", {run_softmax<0>, run_softmax<1>, run_softmax<2>, run_softmax<3>, run_softmax<4>}},
       {"pipeline",
        {run_pipeline<0>, run_pipeline<1>, run_pipeline<2>, run_pipeline<3>, run_pipeline<4>,
         run_pipeline<5>}},
-      {"gemm",
-       {run_gemm<0>, run_gemm<1>, run_gemm<2>, run_gemm<3>, run_gemm<4>, run_gemm<5>}},
+      {"gemm", {run_gemm<0>, run_gemm<1>, run_gemm<2>, run_gemm<3>, run_gemm<4>, run_gemm<5>}},
       {"ring", {run_ring<0>, run_ring<1>, run_ring<2>, run_ring<3>, run_ring<4>}},
   };
   const std::size_t bug = argc > 2 ? static_cast<std::size_t>(std::atoi(argv[2])) : 0;

@@ -126,7 +126,7 @@ void end_block(Block* block) {
   Runtime& rt = runtime();
   for (Block* block : rt.blocks) {
     for (Fiber* fiber : block->fibers) {
-      if (fiber->state != State::kDone) give_back_fiber(fiber);
+      if (belongs_to(*fiber, *block)) give_back_fiber(fiber);
     }
     release_shared(*block);
     delete block;
