@@ -55,7 +55,9 @@ class Launcher {
   }
 
   void plain(Parameters... arguments) const {
-    kernel_<<<grid_, block_, smem_, stream_> > >(arguments...);
+    void* pointers[] = {static_cast<void*>(&arguments)..., nullptr};
+    cudaLaunchKernel(reinterpret_cast<const void*>(kernel_), grid_, block_, pointers, smem_,
+                     stream_);
   }
 
   void cooperative(Parameters... arguments) const {

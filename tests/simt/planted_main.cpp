@@ -2,6 +2,7 @@
 // planted_<build> [kernel [bug]]: runs a kernel of planted/ with one of its bugs, 0 (default) none;
 // without arguments all kernels, correct. Exit status: 0 ok, 1 wrong values, 86 layer error.
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
