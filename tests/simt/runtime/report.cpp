@@ -34,6 +34,9 @@ Options read_environment() {
     result.resident_blocks = static_cast<unsigned>(std::atoi(text));
   }
   if (const char* text = std::getenv("VIA_SIMT_PREEMPT")) result.preempt = std::atoi(text) != 0;
+  if (const char* text = std::getenv("VIA_SIMT_WATCHDOG")) {
+    result.watchdog_s = static_cast<unsigned>(std::atoi(text));
+  }
   if (const char* text = std::getenv("VIA_SIMT_THROW")) {
     result.throw_on_error = std::atoi(text) != 0;
   }
