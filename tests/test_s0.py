@@ -78,6 +78,23 @@ def test_without_a_gpu_one_line_and_status_2(tmp_path):
     assert not (tmp_path / "s0.csv").exists()
 
 
+@pytest.mark.parametrize("clocks", ["1980, 2619", None])
+def test_machine_with_and_without_clocks(s0, monkeypatch, tmp_path, clocks):
+    shown = f"print({clocks!r})" if clocks else "sys.exit('no such field')"
+    fake(
+        tmp_path,
+        "nvidia-smi",
+        f"if 'clocks' in sys.argv[1]: {shown}\nelse: print('Test GPU, 580.1, 9.0')",
+    )
+    nvcc = fake(tmp_path, "nvcc", "print('Cuda compilation tools, release 13.0, V13.0.88')")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    machine = s0.rows.find_machine(str(nvcc))
+    assert (machine.gpu, machine.driver, machine.compute_capability) == ("Test GPU", "580.1", "9.0")
+    expected = tuple(clocks.split(", ")) if clocks else ("unknown", "unknown")
+    assert (machine.max_sm_mhz, machine.max_memory_mhz) == expected
+    assert machine.cuda == "13.0.88"
+
+
 def test_rows_reach_the_csv_with_the_machine(s0, monkeypatch, machine, tmp_path, capsys):
     text = row_text(value=712.5)
     binary = fake(tmp_path, "latency", f"print('hello'); print({text!r}); print({text!r})")

@@ -62,19 +62,27 @@ def output_of(*command: str) -> str | None:
     return done.stdout.strip()
 
 
+def query_gpu(fields: list[str]) -> list[str] | None:
+    """What nvidia-smi says of the first GPU; None without one, or if it knows a field not."""
+    found = output_of(
+        "nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"
+    )
+    values = [value.strip() for value in (found or "").partition("\n")[0].split(",")]
+    return values if len(values) == len(fields) else None
+
+
 def find_machine(nvcc: str | None) -> Machine | None:
     """The first GPU, or None without one."""
-    query = "name,driver_version,compute_cap,clocks.max.sm,clocks.max.mem"
-    found = output_of("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits")
-    values = [
-        value.strip() for value in (found or "").splitlines()[:1] for value in value.split(",")
-    ]
-    if len(values) != len(query.split(",")):
+    facts = query_gpu(["name", "driver_version", "compute_cap"])
+    if facts is None:
         return None
+    # Virtual machines may hide the clocks.
+    clocks = query_gpu(["clocks.max.sm", "clocks.max.mem"]) or ["unknown", "unknown"]
     version = (output_of(nvcc, "--version") or "") if nvcc else ""
     releases = [w.rstrip(",") for w in version.split() if w.startswith("V") and w[1:2].isdigit()]
     commit = output_of("git", "rev-parse", "--short", "HEAD") or "unknown"
-    return Machine(*values, cuda=releases[0][1:] if releases else "unknown", commit=commit)
+    cuda = releases[0][1:] if releases else "unknown"
+    return Machine(*facts, *clocks, cuda=cuda, commit=commit)
 
 
 class CsvWriter:
