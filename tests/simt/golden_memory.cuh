@@ -3,6 +3,7 @@
 #pragma once
 
 #include "device/reduce.cuh"
+#include "device/watchdog.cuh"
 #include "golden.cuh"
 
 namespace via::golden {
@@ -111,7 +112,9 @@ __global__ void handoff_kernel(std::uint32_t* rows /* [gridDim.x, 64] */,
   SMEM(unsigned, is_last, [1]);
   const unsigned block = blockIdx.x;
   if (threadIdx.x == 0) {
-    while (prim::ld_acquire(flag) != block) prim::spin();
+    Watchdog watchdog{2'000'000'000ull};
+    watchdog.start();
+    while (prim::ld_acquire(flag) != block) watchdog.poll();
   }
   __syncthreads();
   const std::uint32_t before = block == 0 ? 1u : rows[(block - 1) * kChainThreads + threadIdx.x];
