@@ -78,17 +78,21 @@ VIA_DEVICE ChunkRange unit_chunks(const VerifyArgs& args, int unit, int chunks) 
 
 VIA_DEVICE void run_unit(const VerifyArgs& args, const Work& work, const RequestParams& params,
                          VerifyShared& shared, unsigned long long* fixed) {
+  // Not behind published items: a ticket could keep one that others are free to take.
+  const EarlyTicket early = {work.is_static ? &args.ws.queue->head.value : nullptr,
+                             &shared.queue.ticket};
   if (work.kind == ItemKind::kTarget) {
     const ChunkRange range = unit_chunks(args, work.unit, args.plan.chunks);
     scan_unit(target_row(args.p, work.batch_idx, work.slot), params.scale(), range.first,
               range.last, chunk_records(args, work.batch_idx, work.slot),
-              args.plan.stores_lane_max ? lane_maxima(args, work.batch_idx, work.slot) : nullptr);
+              args.plan.stores_lane_max ? lane_maxima(args, work.batch_idx, work.slot) : nullptr,
+              early);
   } else if (work.kind == ItemKind::kDraft) {
     if (!args.p.draft_probs_are_logits) return;
     const ChunkRange range = unit_chunks(args, work.unit, args.plan.draft_chunks);
     scan_unit(draft_row(args.p, work.batch_idx, work.slot - args.draft_slot(0)),
               exponent_scale(1.0f), range.first, range.last,
-              chunk_records(args, work.batch_idx, work.slot), nullptr);
+              chunk_records(args, work.batch_idx, work.slot), nullptr, early);
   } else if (work.kind == ItemKind::kResidual) {
     const int node = work.slot - args.draft_slot(0);
     load_request(args.p, work.batch_idx, shared.request);
@@ -106,7 +110,7 @@ VIA_DEVICE void run_unit(const VerifyArgs& args, const Work& work, const Request
 }
 
 // p of the node's own token, where it takes more than reading one element.
-VIA_DEVICE RowRecord finish_draft(const VerifyArgs& args, int batch_idx, int node,
+VIA_DEVICE_CALL RowRecord finish_draft(const VerifyArgs& args, int batch_idx, int node,
                                   VerifyShared& shared) {
   const VerifyParams& p = args.p;
   const Row row = draft_row(p, batch_idx, node);
@@ -147,7 +151,7 @@ VIA_DEVICE RowRecord finish_draft(const VerifyArgs& args, int batch_idx, int nod
 }
 
 // What follows when all units of an item are done.
-VIA_DEVICE void complete_item(const VerifyArgs& args, const Work& work, const RequestParams& params,
+VIA_DEVICE_CALL void complete_item(const VerifyArgs& args, const Work& work, const RequestParams& params,
                               VerifyShared& shared) {
   RowRecord& stored = row_record(args, work.batch_idx, work.slot);
   ChunkRecord* const records = chunk_records(args, work.batch_idx, work.slot);
@@ -191,8 +195,10 @@ VIA_DEVICE void complete_item(const VerifyArgs& args, const Work& work, const Re
   if (threadIdx.x == 0) stored = record;
 }
 
-VIA_DEVICE void run_work(const VerifyArgs& args, Work& work, VerifyShared& shared,
-                         unsigned long long* fixed) {
+VIA_DEVICE_CALL void run_work(const VerifyArgs& args, VerifyShared& shared) {
+  Work work = shared.queue.work;
+  DYN_SMEM(dynamic);
+  auto* const fixed = reinterpret_cast<unsigned long long*>(dynamic);  // [kChunk] with an id map
   const RequestParams params = read_request_params(args.p, work.batch_idx);
   const bool runs = !work.is_static || place_static_work(args, params, work);
   if (runs) run_unit(args, work, params, shared, fixed);
@@ -201,21 +207,13 @@ VIA_DEVICE void run_work(const VerifyArgs& args, Work& work, VerifyShared& share
   if (finish_item(args, work, shared.queue)) decide(args, work.batch_idx, shared, fixed);
 }
 
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, 2)
     verify_kernel(const __grid_constant__ VerifyArgs args) {
   // Raw memory: shared memory has no constructors.
   SMEM(uint4, memory, [(sizeof(VerifyShared) + sizeof(uint4) - 1) / sizeof(uint4)]);
   VerifyShared& shared = *reinterpret_cast<VerifyShared*>(&memory);
-  DYN_SMEM(dynamic);
-  auto* const fixed = reinterpret_cast<unsigned long long*>(dynamic);  // [kChunk] with an id map
-  Work work;
-  unsigned ticket = take_ticket(args);
-  while (take_work(args, ticket, shared.queue, work)) {
-    // Asked for early where it cannot keep an item that others could take from them.
-    if (work.is_static) ticket = take_ticket(args);
-    run_work(args, work, shared, fixed);
-    if (!work.is_static) ticket = take_ticket(args);
-  }
+  if (threadIdx.x == 0) shared.queue.ticket = kNoTicket;
+  while (take_work(args, shared.queue)) run_work(args, shared);
   leave_queue(args, shared.queue);
 }
 

@@ -106,7 +106,7 @@ VIA_DEVICE std::int32_t lowest_allowed(const Row& row, int* scratch) {
 }
 
 // The token after the accepted ones; every thread gets it. -1 when escalating.
-VIA_DEVICE std::int32_t next_token(const VerifyArgs& args, int batch_idx, VerifyShared& shared,
+VIA_DEVICE_CALL std::int32_t next_token(const VerifyArgs& args, int batch_idx, VerifyShared& shared,
                                    unsigned long long* fixed) {
   const WalkState& walk = shared.walk;
   if (walk.outcome == Outcome::kEscalate) return -1;
@@ -169,7 +169,7 @@ VIA_DEVICE int route_status(const VerifyArgs& args, const VerifyShared& shared) 
   return (nan != 0 ? kStatusNan : 0) | (bad_id != 0 ? kStatusTokenId : 0);
 }
 
-VIA_DEVICE void write_decision(const VerifyArgs& args, int batch_idx, const VerifyShared& shared,
+VIA_DEVICE_CALL void write_decision(const VerifyArgs& args, int batch_idx, const VerifyShared& shared,
                                std::int32_t token) {
   const Verification& out = args.p.out;
   const WalkState& walk = shared.walk;
@@ -202,7 +202,7 @@ VIA_DEVICE void write_decision(const VerifyArgs& args, int batch_idx, const Veri
 }
 
 // A row that did not escalate is copied through.
-VIA_DEVICE void copy_resumed(const VerifyArgs& args, int batch_idx, const VerifyShared& shared) {
+VIA_DEVICE_CALL void copy_resumed(const VerifyArgs& args, int batch_idx, const VerifyShared& shared) {
   const Verification& out = args.p.out;
   const Verification& from = args.resume;
   const int i = static_cast<int>(threadIdx.x);
@@ -219,7 +219,7 @@ VIA_DEVICE void copy_resumed(const VerifyArgs& args, int batch_idx, const Verify
 }
 
 // Decides the request, or publishes what it still needs.
-VIA_DEVICE void decide(const VerifyArgs& args, int batch_idx, VerifyShared& shared,
+VIA_DEVICE_CALL void decide(const VerifyArgs& args, int batch_idx, VerifyShared& shared,
                        unsigned long long* fixed) {
   load_request(args.p, batch_idx, shared.request);
   if (args.has_resume && !args.resume.escalate[batch_idx]) {

@@ -83,7 +83,7 @@ VIA_DEVICE std::int32_t choose_token(int chunk_idx, double target, double before
 
 // Sums the chunks that hold an excluded token anew, without the first `count` of them: subtracting
 // would leave rounding noise where nothing is left.
-VIA_DEVICE void leave_out(const Law& law, ChunkRecord* records, int count, Excluded& excluded) {
+VIA_DEVICE_CALL void leave_out(const Law& law, ChunkRecord* records, int count, Excluded& excluded) {
   const int warp_idx = static_cast<int>(threadIdx.x) / kWarpSize;
   const int lane_idx = static_cast<int>(threadIdx.x) % kWarpSize;
   unsigned* const bits = excluded.bits[warp_idx];
@@ -122,7 +122,7 @@ VIA_DEVICE bool is_left_out(const Excluded& excluded, int count, std::int64_t id
 
 // Draws from a row's law without the first `count` excluded tokens; -1 if nothing is left. Changes
 // the sums in `records`.
-VIA_DEVICE std::int32_t draw_without(const Law& law, ChunkRecord* records, int count,
+VIA_DEVICE_CALL std::int32_t draw_without(const Law& law, ChunkRecord* records, int count,
                                      float uniform, Excluded& excluded, DrawState& state) {
   if (law.is_one_hot()) {
     return is_left_out(excluded, count, law.record.argmax) ? -1 : law.record.argmax;
@@ -153,7 +153,7 @@ VIA_DEVICE std::int32_t draw_without(const Law& law, ChunkRecord* records, int c
 }
 
 // The final draw of one-hot drafts. A child whose removal would leave no mass (rounding) stays.
-VIA_DEVICE std::int32_t draw_from_law(const Law& law, ChunkRecord* records, float uniform,
+VIA_DEVICE_CALL std::int32_t draw_from_law(const Law& law, ChunkRecord* records, float uniform,
                                       Excluded& excluded, DrawState& state) {
   std::int32_t token = draw_without(law, records, excluded.count, uniform, excluded, state);
   if (token >= 0 || excluded.count == 0) return token;
@@ -176,7 +176,7 @@ VIA_DEVICE std::int32_t draw_from_law(const Law& law, ChunkRecord* records, floa
 }
 
 // Draws from the residual that `rejected` (at least one, each with mass) leaves.
-VIA_DEVICE std::int32_t draw_from_residual(const VerifyArgs& args, int batch_idx,
+VIA_DEVICE_CALL std::int32_t draw_from_residual(const VerifyArgs& args, int batch_idx,
                                            const Request& request, const Law& law,
                                            const Rejections& rejected, float uniform,
                                            unsigned long long* fixed, DrawState& state) {

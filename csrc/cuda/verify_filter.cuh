@@ -38,7 +38,7 @@ VIA_DEVICE double walk_in_order(int count, double* scratch, Weight weight, Body 
 }
 
 // A logit that top-k and top-p cannot cut above, or -inf. `total` is the row's mass.
-VIA_DEVICE float bound_cut(const SelectRow& from, const float* lane_max, const Filters& filters,
+VIA_DEVICE_CALL float bound_cut(const SelectRow& from, const float* lane_max, const Filters& filters,
                            bool use_top_k, double total, SelectBuffer& buffer,
                            SelectState& state) {
   const int lanes = from.chunks * kWarpSize;
@@ -73,7 +73,7 @@ VIA_DEVICE float bound_cut(const SelectRow& from, const float* lane_max, const F
 }
 
 // Gathers the tokens from `bound` up, in any order; returns how many there are.
-VIA_DEVICE int gather_candidates(const SelectRow& from, const float* lane_max, float bound,
+VIA_DEVICE_CALL int gather_candidates(const SelectRow& from, const float* lane_max, float bound,
                                  SelectBuffer& buffer, SelectState& state) {
   if (threadIdx.x == 0) state.count = 0;
   __syncthreads();
@@ -91,7 +91,7 @@ VIA_DEVICE int gather_candidates(const SelectRow& from, const float* lane_max, f
 }
 
 // The cut of top-k and top-p over sorted candidates, which hold everything that can be kept.
-VIA_DEVICE FilterCut cut_candidates(const SelectRow& from, int count, const Filters& filters,
+VIA_DEVICE_CALL FilterCut cut_candidates(const SelectRow& from, int count, const Filters& filters,
                                     bool use_top_k, double total, const SelectBuffer& buffer,
                                     SelectState& state) {
   FilterCut cut;
@@ -115,7 +115,7 @@ VIA_DEVICE FilterCut cut_candidates(const SelectRow& from, int count, const Filt
 }
 
 // The same by radix selection.
-VIA_DEVICE FilterCut cut_by_radix(SelectRow from, const Filters& filters, bool use_top_k,
+VIA_DEVICE_CALL FilterCut cut_by_radix(SelectRow from, const Filters& filters, bool use_top_k,
                                   SelectBuffer& buffer, SelectState& state) {
   FilterCut cut;
   if (use_top_k) {
@@ -143,7 +143,7 @@ VIA_DEVICE FilterCut cut_by_radix(SelectRow from, const Filters& filters, bool u
 }
 
 // Joins the kept sums of all chunks.
-VIA_DEVICE double sum_chunks(const ChunkRecord* records, int chunks, float max, float scale,
+VIA_DEVICE_CALL double sum_chunks(const ChunkRecord* records, int chunks, float max, float scale,
                              double* scratch) {
   double total = 0.0;
   for (int c = static_cast<int>(threadIdx.x); c < chunks; c += kThreads) {
@@ -154,7 +154,7 @@ VIA_DEVICE double sum_chunks(const ChunkRecord* records, int chunks, float max, 
 }
 
 // Kept sums of every chunk from the candidates, which hold all that is kept.
-VIA_DEVICE void keep_candidates(FilterCut cut, float scale, ChunkRecord* records, int chunks,
+VIA_DEVICE_CALL void keep_candidates(FilterCut cut, float scale, ChunkRecord* records, int chunks,
                                 int count, const SelectBuffer& buffer) {
   for (int c = static_cast<int>(threadIdx.x) / kWarpSize; c < chunks; c += kWarps) {
     float sum = 0.0f;
@@ -171,7 +171,7 @@ VIA_DEVICE void keep_candidates(FilterCut cut, float scale, ChunkRecord* records
 }
 
 // Kept sums of every chunk from the row.
-VIA_DEVICE void keep_from_row(const Row& row, FilterCut cut, float scale, ChunkRecord* records,
+VIA_DEVICE_CALL void keep_from_row(const Row& row, FilterCut cut, float scale, ChunkRecord* records,
                               int chunks) {
   for (int c = static_cast<int>(threadIdx.x) / kWarpSize; c < chunks; c += kWarps) {
     const float chunk_max = records[c].max;
@@ -190,7 +190,7 @@ VIA_DEVICE void keep_from_row(const Row& row, FilterCut cut, float scale, ChunkR
 
 // Cuts a scanned row with a finite maximum; every thread calls with the same `record` and gets it
 // back with the cut and the kept sum.
-VIA_DEVICE RowRecord filter_row(const Row& row, RowRecord record, const Filters& filters,
+VIA_DEVICE_CALL RowRecord filter_row(const Row& row, RowRecord record, const Filters& filters,
                                 float scale, ChunkRecord* records, int chunks,
                                 const float* lane_max, SelectBuffer& buffer, SelectState& state) {
   record.cut = min_p_cut(filters.min_p, record.max, filters.temperature);

@@ -20,12 +20,15 @@ struct Work {
   bool is_static;
 };
 
+inline constexpr unsigned kNoTicket = 0xffffffffu;
+
 // In shared memory: what thread 0 found out for the block.
 struct QueueState {
-  unsigned ticket;
-  unsigned word;
-  std::int32_t batch_idx;
+  Work work;
+  unsigned ticket;  // kNoTicket, or taken already
+  int is_open;
   int is_last;
+  unsigned first_item;
   std::uint8_t is_scanned[2 * kRows];  // by slot
 };
 
@@ -45,47 +48,47 @@ VIA_DEVICE Work static_work(const VerifyArgs& args, unsigned ticket) {
   return work;
 }
 
-// A ticket for thread 0, nothing for the others. Nobody waits for it before it is used.
-VIA_DEVICE unsigned take_ticket(const VerifyArgs& args) {
-  return threadIdx.x == 0 ? atomicAdd(&args.ws.queue->head.value, 1u) : 0u;
+// Waits for the published item behind a ticket; false when all requests are done. One thread.
+VIA_DEVICE bool wait_for_work(const VerifyArgs& args, unsigned ticket, Work& work) {
+  const unsigned units = static_cast<unsigned>(args.plan.units);
+  const unsigned item_idx = ticket / units;
+  Watchdog watchdog{args.plan.watchdog_ns};
+  watchdog.start();
+  while (true) {
+    if (item_idx < static_cast<unsigned>(args.plan.item_capacity)) {
+      const Item& item = args.ws.items[item_idx];
+      const unsigned word = prim::ld_acquire(&item.word);
+      if (word != 0) {
+        work.kind = static_cast<ItemKind>(word >> 8);
+        work.slot = static_cast<int>(word & 0xffu);
+        work.batch_idx = item.batch_idx;
+        work.unit = static_cast<int>(ticket % units);
+        work.is_static = false;
+        return true;
+      }
+    }
+    if (prim::ld_acquire(&args.ws.queue->closed.value) != 0) return false;
+    watchdog.poll();
+  }
 }
 
-// The work that belongs to thread 0's ticket; false when all requests are done.
-VIA_DEVICE bool take_work(const VerifyArgs& args, unsigned ticket, QueueState& state, Work& work) {
-  QueueHead& queue = *args.ws.queue;
+// Puts the block's next work into `state`; false when all requests are done.
+VIA_DEVICE_CALL bool take_work(const VerifyArgs& args, QueueState& state) {
   const unsigned static_units = args.plan.static_units;
   __syncthreads();
   if (threadIdx.x == 0) {
-    state.ticket = ticket;
-    state.word = 0;
-    const unsigned item = (ticket - static_units) / static_cast<unsigned>(args.plan.units);
-    Watchdog watchdog{args.plan.watchdog_ns};
-    watchdog.start();
-    while (ticket >= static_units && !args.plan.is_closed) {
-      if (item < static_cast<unsigned>(args.plan.item_capacity)) {
-        state.word = prim::ld_acquire(&args.ws.items[item].word);
-        if (state.word != 0) {
-          state.batch_idx = args.ws.items[item].batch_idx;
-          break;
-        }
-      }
-      if (prim::ld_acquire(&queue.closed.value) != 0) break;
-      watchdog.poll();
+    const unsigned ticket =
+        state.ticket != kNoTicket ? state.ticket : atomicAdd(&args.ws.queue->head.value, 1u);
+    state.ticket = kNoTicket;
+    state.is_open = 1;
+    if (ticket < static_units) {
+      state.work = static_work(args, ticket);
+    } else if (args.plan.is_closed || !wait_for_work(args, ticket - static_units, state.work)) {
+      state.is_open = 0;
     }
   }
   __syncthreads();
-  if (state.ticket < static_units) {
-    work = static_work(args, state.ticket);
-    return true;
-  }
-  if (state.word == 0) return false;
-  work.kind = static_cast<ItemKind>(state.word >> 8);
-  work.slot = static_cast<int>(state.word & 0xffu);
-  work.batch_idx = state.batch_idx;
-  work.unit =
-      static_cast<int>((state.ticket - static_units) % static_cast<unsigned>(args.plan.units));
-  work.is_static = false;
-  return true;
+  return state.is_open != 0;
 }
 
 // True for the block that finishes the item; what the other blocks wrote is then visible to all its
@@ -125,11 +128,11 @@ VIA_DEVICE int publish_items(const VerifyArgs& args, int batch_idx, bool wanted,
   if (threadIdx.x == 0) {
     args.ws.pending[batch_idx] = 0;
     args.ws.round_size[batch_idx] = scan.total;
-    state.ticket = atomicAdd(&args.ws.queue->published.value, scan.total);
+    state.first_item = atomicAdd(&args.ws.queue->published.value, scan.total);
   }
   __syncthreads();
   if (wanted) {
-    Item& item = args.ws.items[state.ticket + scan.before];
+    Item& item = args.ws.items[state.first_item + scan.before];
     item.batch_idx = batch_idx;
     prim::st_release(&item.word, static_cast<unsigned>(kind) << 8 | static_cast<unsigned>(slot));
   }
@@ -143,7 +146,7 @@ VIA_DEVICE void clear(T* values, std::int64_t count, T zero = T{}) {
 
 // A request is decided: what it left in the work space becomes zero again, since another call may
 // lay the same memory out in another way.
-VIA_DEVICE void finish_request(const VerifyArgs& args, int batch_idx, QueueState& state) {
+VIA_DEVICE_CALL void finish_request(const VerifyArgs& args, int batch_idx, QueueState& state) {
   const int i = static_cast<int>(threadIdx.x);
   const int slots = args.num_slots();
   __syncthreads();
@@ -181,7 +184,7 @@ VIA_DEVICE void finish_request(const VerifyArgs& args, int batch_idx, QueueState
 }
 
 // The last block to leave zeroes the queue.
-VIA_DEVICE void leave_queue(const VerifyArgs& args, QueueState& state) {
+VIA_DEVICE_CALL void leave_queue(const VerifyArgs& args, QueueState& state) {
   QueueHead& queue = *args.ws.queue;
   __syncthreads();
   if (threadIdx.x == 0) {

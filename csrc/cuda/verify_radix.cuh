@@ -47,7 +47,7 @@ struct Selected {
 
 // The last value before which less than `target` is counted (or weighed). If `share` is set the
 // target is that share of everything weighed.
-VIA_DEVICE Selected radix_select(const SelectRow& from, bool weigh, float share, double target,
+VIA_DEVICE_CALL Selected radix_select(const SelectRow& from, bool weigh, float share, double target,
                                  SelectBuffer& buffer, SelectState& state) {
   const int thread_idx = static_cast<int>(threadIdx.x);
   const int warp_idx = thread_idx / kWarpSize, lane_idx = thread_idx % kWarpSize;
@@ -112,7 +112,7 @@ VIA_DEVICE Selected radix_select(const SelectRow& from, bool weigh, float share,
 
 // Id of the n-th token (from 1) with exactly this logit, in id order; the largest id if there are
 // fewer.
-VIA_DEVICE std::int32_t find_nth(const SelectRow& from, float logit, double n,
+VIA_DEVICE_CALL std::int32_t find_nth(const SelectRow& from, float logit, double n,
                                  SelectBuffer& buffer, SelectState& state) {
   const int thread_idx = static_cast<int>(threadIdx.x);
   const int warp_idx = thread_idx / kWarpSize, lane_idx = thread_idx % kWarpSize;

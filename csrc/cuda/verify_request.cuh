@@ -75,7 +75,7 @@ struct Request {
 };
 
 // Reads and checks everything but the logits; every thread of the block calls.
-VIA_DEVICE void load_request(const VerifyParams& p, int batch_idx, Request& request) {
+VIA_DEVICE_CALL void load_request(const VerifyParams& p, int batch_idx, Request& request) {
   const int i = static_cast<int>(threadIdx.x);
   const std::int64_t count = node_count(p, batch_idx);
   bool is_tree = count >= 0 && count <= p.num_nodes;
@@ -135,6 +135,7 @@ VIA_DEVICE void load_request(const VerifyParams& p, int batch_idx, Request& requ
     }
     request.next_sibling[i] = static_cast<std::int16_t>(sibling < num_nodes ? sibling : -1);
     bool duplicate = false;
+#pragma unroll 1
     for (int j = request.parent[i] + 1; j < i; ++j) {
       duplicate |= request.is_live[j] && request.parent[j] == request.parent[i] &&
                    request.token[j] == request.token[i];

@@ -83,7 +83,7 @@ VIA_DEVICE bool gather_mapped(const VerifyParams& p, const Row& row, const RowRe
 
 // The residual's weights at kTokensPerThread tokens of a chunk: begin + threadIdx.x * step_thread +
 // i * step. Every thread calls. True if a draft row has a NaN among them.
-VIA_DEVICE bool residual_weights(const VerifyArgs& args, int batch_idx, const Request& request,
+VIA_DEVICE_CALL bool residual_weights(const VerifyArgs& args, int batch_idx, const Request& request,
                                  const Law& law, const Rejections& rejected, int chunk_idx,
                                  int step_thread, int step, unsigned long long* fixed,
                                  float (&r)[kTokensPerThread]) {
@@ -145,7 +145,7 @@ VIA_DEVICE void list_rejections(const VerifyArgs& args, int batch_idx, const Req
 
 // The chunks of one unit after `node` was rejected: masses, and the weights that later siblings'
 // tokens have.
-VIA_DEVICE void residual_unit(const VerifyArgs& args, int batch_idx, const Request& request,
+VIA_DEVICE_CALL void residual_unit(const VerifyArgs& args, int batch_idx, const Request& request,
                               const Law& law, int node, const Rejections& rejected, int first_chunk,
                               int last_chunk, unsigned long long* fixed, double* scratch) {
   const int buffer = residual_buffer(rejected.count);

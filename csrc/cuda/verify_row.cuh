@@ -55,13 +55,17 @@ VIA_DEVICE Row draft_row(const VerifyParams& p, int batch_idx, int node_idx) {
                 p.draft_vocab_size);
 }
 
+// The formats of core/half.h by the GPU's own conversion.
+VIA_DEVICE float widen(BFloat16 value) { return to_float(value); }
+VIA_DEVICE float widen(Float16 value) { return prim::half_to_float(value.bits); }
+
 // One element as it is.
 VIA_DEVICE float raw_value(const Row& row, std::int64_t idx) {
   if (row.dtype == DType::kFloat32) return reinterpret_cast<const float*>(row.data)[idx];
   if (row.dtype == DType::kBFloat16) {
     return to_float(reinterpret_cast<const BFloat16*>(row.data)[idx]);
   }
-  return to_float(reinterpret_cast<const Float16*>(row.data)[idx]);
+  return widen(reinterpret_cast<const Float16*>(row.data)[idx]);
 }
 
 // One logit after the grammar mask; NaN counts as -inf.
@@ -107,7 +111,7 @@ struct Batch {
       return bits_as<float>(e == 0 ? v.x : e == 1 ? v.y : e == 2 ? v.z : v.w);
     } else {
       const std::uint32_t word = e < 2 ? v.x : e < 4 ? v.y : e < 6 ? v.z : v.w;
-      return to_float(T{static_cast<std::uint16_t>(e % 2 == 0 ? word : word >> 16)});
+      return widen(T{static_cast<std::uint16_t>(e % 2 == 0 ? word : word >> 16)});
     }
   }
 };
@@ -194,7 +198,7 @@ VIA_DEVICE void load_values(const Row& row, std::int64_t id, float (&values)[8])
 #pragma unroll
   for (int e = 0; e < 8; ++e) {
     const auto half = static_cast<std::uint16_t>(e % 2 == 0 ? words[e / 2] : words[e / 2] >> 16);
-    values[e] = is_bfloat16 ? to_float(BFloat16{half}) : to_float(Float16{half});
+    values[e] = is_bfloat16 ? widen(BFloat16{half}) : widen(Float16{half});
   }
 }
 

@@ -23,7 +23,7 @@ struct LaneStats {
 };
 
 template <typename T, bool kCareful>
-VIA_DEVICE void scan_batch(const Batch<T>& batch, std::int32_t begin, float scale,
+VIA_DEVICE void scan_batch(Batch<T>& batch, std::int32_t begin, float scale,
                            LaneStats& lane) {
   const int lane_idx = static_cast<int>(threadIdx.x) % kWarpSize;
   const float before = lane.max;
@@ -42,6 +42,7 @@ VIA_DEVICE void scan_batch(const Batch<T>& batch, std::int32_t begin, float scal
   float sum[4] = {};
 #pragma unroll
   for (int j = 0; j < Batch<T>::kVectors; ++j) {
+    prim::forget(batch.vector[j]);  // unpacking again costs less than 64 registers
 #pragma unroll
     for (int e = 0; e < Batch<T>::kPerVector; ++e) {
       float value = batch.value(j, e);
@@ -59,6 +60,7 @@ VIA_DEVICE void scan_batch(const Batch<T>& batch, std::int32_t begin, float scal
 template <typename T, bool kCareful>
 VIA_DEVICE LaneStats scan_lane(const Row& row, int chunk_idx, float scale) {
   LaneStats lane;
+#pragma unroll 1
   for (int part = 0; part < kChunk / Batch<T>::kTokens; ++part) {
     const std::int64_t begin = std::int64_t{chunk_idx} * kChunk + part * Batch<T>::kTokens;
     Batch<T> batch;
@@ -66,6 +68,12 @@ VIA_DEVICE LaneStats scan_lane(const Row& row, int chunk_idx, float scale) {
     scan_batch<T, kCareful>(batch, static_cast<std::int32_t>(begin), scale, lane);
   }
   return lane;
+}
+
+// The same, apart from the main path: NaN and infinities are rare.
+template <typename T>
+VIA_DEVICE_CALL LaneStats scan_lane_carefully(const Row& row, int chunk_idx, float scale) {
+  return scan_lane<T, true>(row, chunk_idx, scale);
 }
 
 // Lowest id in the lane's first vector of its maximum.
@@ -85,7 +93,7 @@ VIA_DEVICE void scan_chunk_of(const Row& row, int chunk_idx, float scale, ChunkR
                               float* lane_max) {
   LaneStats lane = scan_lane<T, false>(row, chunk_idx, scale);
   if (__any_sync(kFullMask, !(lane.sum < kPosInf))) {
-    lane = scan_lane<T, true>(row, chunk_idx, scale);
+    lane = scan_lane_carefully<T>(row, chunk_idx, scale);
   }
   const int lane_idx = static_cast<int>(threadIdx.x) % kWarpSize;
   ChunkRecord record;
@@ -103,24 +111,39 @@ VIA_DEVICE void scan_chunk_of(const Row& row, int chunk_idx, float scale, ChunkR
   if (lane_max != nullptr) lane_max[chunk_idx * kWarpSize + lane_idx] = lane.max;
 }
 
-// The chunks of one unit. `lane_max` may be null.
-VIA_DEVICE void scan_unit(const Row& row, float scale, int first_chunk, int last_chunk,
-                          ChunkRecord* records, float* lane_max) {
+// A ticket of the work queue that thread 0 asks for while a row is on its way; nobody waits for it.
+struct EarlyTicket {
+  unsigned* counter;  // null: none is wanted
+  unsigned* ticket;   // in shared memory
+};
+
+// The chunks of one unit, a warp to a chunk. `lane_max` may be null.
+template <typename T>
+VIA_DEVICE_CALL void scan_unit_of(const Row row, float scale, int first_chunk, int last_chunk,
+                                  ChunkRecord* records, float* lane_max, EarlyTicket early) {
   const int warp_idx = static_cast<int>(threadIdx.x) / kWarpSize;
+  const bool takes_ticket = threadIdx.x == 0 && early.counter != nullptr;
+  const unsigned ticket = takes_ticket ? atomicAdd(early.counter, 1u) : 0u;
   for (int chunk_idx = first_chunk + warp_idx; chunk_idx < last_chunk; chunk_idx += kWarps) {
-    if (row.dtype == DType::kFloat32) {
-      scan_chunk_of<float>(row, chunk_idx, scale, records, lane_max);
-    } else if (row.dtype == DType::kBFloat16) {
-      scan_chunk_of<BFloat16>(row, chunk_idx, scale, records, lane_max);
-    } else {
-      scan_chunk_of<Float16>(row, chunk_idx, scale, records, lane_max);
-    }
+    scan_chunk_of<T>(row, chunk_idx, scale, records, lane_max);
+  }
+  if (takes_ticket) *early.ticket = ticket;
+}
+
+VIA_DEVICE void scan_unit(const Row& row, float scale, int first_chunk, int last_chunk,
+                          ChunkRecord* records, float* lane_max, EarlyTicket early) {
+  if (row.dtype == DType::kFloat32) {
+    scan_unit_of<float>(row, scale, first_chunk, last_chunk, records, lane_max, early);
+  } else if (row.dtype == DType::kBFloat16) {
+    scan_unit_of<BFloat16>(row, scale, first_chunk, last_chunk, records, lane_max, early);
+  } else {
+    scan_unit_of<Float16>(row, scale, first_chunk, last_chunk, records, lane_max, early);
   }
 }
 
 // Joins the chunks of a row; every thread of the block calls and gets the result. `sum` is relative
 // to 2^(max * scale). Scratch: one double per warp.
-VIA_DEVICE RowRecord merge_chunks(const ChunkRecord* records, int count, float scale,
+VIA_DEVICE_CALL RowRecord merge_chunks(const ChunkRecord* records, int count, float scale,
                                   double* scratch) {
   RowRecord row = {};
   float max = kNegInf;

@@ -30,7 +30,7 @@ VIA_DEVICE std::int32_t candidate_id(std::uint64_t candidate) {
 
 // Sorts entries[0, count) in descending order; entries up to the next power of two are overwritten.
 // Every thread of the block must call; the caller has a barrier before and gets one after.
-VIA_DEVICE void sort_candidates(std::uint64_t* entries, int count) {
+VIA_DEVICE_CALL void sort_candidates(std::uint64_t* entries, int count) {
   int size = kThreads;
   while (size < count) size *= 2;
   for (int i = count + static_cast<int>(threadIdx.x); i < size; i += kThreads) entries[i] = 0;

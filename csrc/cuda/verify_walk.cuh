@@ -54,7 +54,7 @@ VIA_DEVICE bool uses_draft_probs(const VerifyParams& p, const RequestParams& par
 }
 
 // What every node and row contributes, as far as its row has been scanned.
-VIA_DEVICE void gather_nodes(const VerifyArgs& args, int batch_idx, const Request& request,
+VIA_DEVICE_CALL void gather_nodes(const VerifyArgs& args, int batch_idx, const Request& request,
                              WalkState& walk) {
   const VerifyParams& p = args.p;
   const int i = static_cast<int>(threadIdx.x);
@@ -235,7 +235,7 @@ VIA_DEVICE bool step_route(const Request& request, WalkState& walk) {
 
 // Walks as far as the scanned rows allow. One thread. `rejected` receives the nodes that a draw has
 // to leave out.
-VIA_DEVICE void walk_tree(const VerifyArgs& args, int batch_idx, Request& request, WalkState& walk,
+VIA_DEVICE_CALL void walk_tree(const VerifyArgs& args, int batch_idx, Request& request, WalkState& walk,
                           Rejections& rejected) {
   start_walk(args, batch_idx, request, walk);
   rejected.count = 0;

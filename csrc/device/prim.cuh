@@ -164,6 +164,20 @@ VIA_PRIM uint4 load_stream16(const void* pointer) {
   return value;
 }
 
+// An IEEE half, given by its bits, as float32: exact.
+VIA_PRIM float half_to_float(std::uint16_t bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
+
+// Hides from the compiler that the registers keep their values: what was computed from them before
+// is computed again behind this point instead of being kept.
+VIA_PRIM void forget(uint4& registers) {
+  asm(""
+      : "+r"(registers.x), "+r"(registers.y), "+r"(registers.z), "+r"(registers.w));
+}
+
 // ---- mbarrier and bulk copies (sm_90)
 using mbar_t = unsigned long long;
 VIA_PRIM void mbar_init(mbar_t* barrier, unsigned arrivals) {

@@ -134,6 +134,13 @@ inline uint4 load_stream16(const void* pointer, VIA_SITE_ARG) {
   return *static_cast<const uint4*>(pointer);
 }
 
+inline float half_to_float(std::uint16_t bits) {
+  __half_raw raw;
+  raw.x = bits;
+  return __half2float(__half(raw));
+}
+inline void forget(uint4&) {}
+
 using mbar_t = unsigned long long;
 inline void mbar_init(mbar_t* barrier, unsigned arrivals, VIA_SITE_ARG) {
   simt::mbarrier_init(barrier, arrivals, VIA_SITE);
