@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Row scans: what the first pass over a row finds (algorithm.md section 2, step 3).
+// Row scans: what the first pass over a row finds (docs/design.md, equation 1).
 //   max_c = largest allowed logit of the chunk, sum_c = sum of 2^(l * scale - exponent_c)
 // With a reference exponent from the row's first chunk one pass does: any reference within 100
 // binary orders of the chunk's maximum gives the same float32 precision. Otherwise (mask, ragged
 // end, NaN, infinities, extreme scales) two passes: the maximum, then the weights.
 // Bytes: each element is read once from memory; the second pass finds it in the first-level cache.
-// Numerics: core/exp2.h; 16 lane sums of 128 float32 terms each, joined to one float64 per chunk.
+// Numerics: kernels_exp.h and core/exp2.h; 16 lane sums of 128 float32 terms each (bfloat16: 32 of
+// 64), joined to one float64 per chunk.
 #include "cpu/kernels_bits.h"
 #include "cpu/kernels_exp.h"
 #include "cpu/kernels_load.h"
