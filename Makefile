@@ -10,11 +10,12 @@ PYTEST_ARGS ?=
 export VIA_EXT_CUDA
 
 VENV := .venv
+# Quoted wherever it is used: the folder's name may hold spaces.
 BIN := $(CURDIR)/$(VENV)/bin
 BUILD := build/ext
 # Re-used packages keep their programs in their own folder; tools_path names it.
 TOOLS = PATH="$(BIN):$$(cat $(VENV)/tools_path):$$PATH"
-PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c $(VENV)/constraints.txt
+PIP := "$(BIN)/python" -m pip --disable-pip-version-check install -q -c $(VENV)/constraints.txt
 # The editable install and `make ext` share one CMake folder, so nothing is compiled twice.
 EDITABLE = $(TOOLS) VIA_EXT_BUILD_DIR=$(BUILD) MAX_JOBS=$(JOBS) $(PIP) --no-build-isolation -e
 CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
@@ -26,15 +27,15 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
 
 demo: $(VENV)/.hf ext  ## decode real text with the embedded pair
-	@$(BIN)/via-ext demo
+	@"$(BIN)/via-ext" demo
 
 test: $(VENV)/.dev ext  ## all tests (PYTEST_ARGS="-k verify" for some)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	"$(BIN)/python" -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## ruff, mypy, clang-format, and whether _C.pyi is current
 	$(TOOLS) ruff check .
 	$(TOOLS) ruff format --check .
-	$(BIN)/python -m mypy
+	"$(BIN)/python" -m mypy
 	$(TOOLS) clang-format --dry-run -Werror $(CXX_FILES)
 	@$(MAKE) --no-print-directory stubs STUBS=build/stubs
 	diff -u via_ext/_C.pyi build/stubs/via_ext/_C.pyi
@@ -46,17 +47,17 @@ format: $(VENV)/.dev  ## rewrite Python and C++ files in the house style
 
 STUBS := .
 stubs: $(VENV)/.dev ext  ## regenerate via_ext/_C.pyi
-	@mkdir -p build && $(BIN)/python -m pybind11_stubgen via_ext._C -o $(STUBS) \
+	@mkdir -p build && "$(BIN)/python" -m pybind11_stubgen via_ext._C -o $(STUBS) \
 	  > build/stubgen.log 2>&1 || { cat build/stubgen.log; exit 1; }
 	@sed -i '1i # SPDX-License-Identifier: Apache-2.0' $(STUBS)/via_ext/_C.pyi
 
 ext: $(VENV)/.hf  ## compile via_ext._C (incremental)
 	@$(TOOLS) cmake -S . -B $(BUILD) -GNinja --log-level=WARNING -DVIA_EXT_CUDA=$(VIA_EXT_CUDA) \
-	  -DVIA_EXT_PYTHON=ON -DPython_EXECUTABLE=$(BIN)/python -DVIA_EXT_OUTPUT_DIR=$(CURDIR)/via_ext > /dev/null
+	  -DVIA_EXT_PYTHON=ON -DPython_EXECUTABLE="$(BIN)/python" -DVIA_EXT_OUTPUT_DIR="$(CURDIR)/via_ext" > /dev/null
 	@$(TOOLS) cmake --build $(BUILD) --parallel $(JOBS) -- --quiet
 
 bench: $(VENV)/.dev ext  ## time the operations against plain PyTorch
-	$(BIN)/python profiling/bench_ops.py
+	"$(BIN)/python" profiling/bench_ops.py
 
 # Without .venv: the machine's own Python, which has torch and pybind11, and build/gpu.
 STAGES ?= build,golden,tests,bench,sanitize

@@ -4,7 +4,8 @@
 Verification is bound by reading logits. Floor of a call: bytes of the rows it must read (greedy and
 sample: those on the walk; route: every row with a child, and the leaf if reached) over the read
 bandwidth. Prediction: float32 reaches the bandwidth with two cores; bfloat16, at half the bytes per
-exponential, is bound by arithmetic on rows whose log-probabilities are due, at about 16 GB/s here.
+exponential, is bound by arithmetic on rows whose log-probabilities are due, at about 11 (AVX2)
+to 13 GB/s (AVX-512) per Zen 4 core.
 
 Every round times, in turn: a multi-threaded read loop over 256 MB (which also empties the caches,
 so inputs come from memory), the operation, and the same decision in plain PyTorch ("eager": for

@@ -130,6 +130,30 @@ def test_unknown_switch_is_an_error(tmp_path):
     assert "VIA_EXT_CUDA must be AUTO, ON or OFF, got maybe" in result.stderr
 
 
+@pytest.mark.parametrize("broken", ["ensurepip", "wheels"])
+def test_python_that_cannot_create_environments(tmp_path, broken):
+    """Debian without python3-venv: one line says what to install."""
+    code = (
+        "import importlib.util, runpy, sys\n"
+        "find = importlib.util.find_spec\n"
+        "if sys.argv.pop(1) == 'ensurepip':\n"
+        "    importlib.util.find_spec = lambda name: None if name == 'ensurepip' else find(name)\n"
+        "else:\n"
+        "    sys.executable = '/bin/false'\n"
+        "sys.argv.pop(0)\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    script = ROOT / "tools" / "make_venv.py"
+    done = subprocess.run(
+        [sys.executable, "-c", code, broken, str(script), str(tmp_path / "venv"), "torch"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and not (tmp_path / "venv").exists()
+    assert done.stderr.count("\n") == 1 and "install python3-venv" in done.stderr
+
+
 def test_build_info():
     info = via_ext.build_info()
     assert info["version"] == (ROOT / "VERSION").read_text().strip()

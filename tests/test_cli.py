@@ -88,6 +88,33 @@ def test_demo_in_a_pipe():
     assert "…" not in done.stdout  # no cell was cut
 
 
+@pytest.mark.parametrize("arguments", [[*SHORT, "--prompts", "2"], ["info"]])
+def test_reader_that_leaves_early(arguments):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "via_ext", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert (process.wait(timeout=240), process.stderr.read()) == (0, "")
+    process.stderr.close()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_full_disk_is_a_failure():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "via_ext", "info"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=240,
+        )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("via-ext: error: [Errno 28]")
+
+
 @pytest.mark.parametrize("columns", ["40", "77", "78"])
 def test_narrow_output(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)

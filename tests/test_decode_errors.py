@@ -96,6 +96,47 @@ def test_bad_decoder_arguments() -> None:
         ModelDrafter(model, temperature=-1.0)
 
 
+def test_bad_weights() -> None:
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        fake = random_model("llama")
+    with pytest.raises(TypeError, match="target must have dense local weights, got FakeTensor"):
+        Decoder(fake, None)
+    with pytest.raises(TypeError, match="drafter must have dense local weights, got FakeTensor"):
+        Decoder(random_model("llama"), fake)
+    partly = random_model("llama")
+    partly.model.layers[3].to("meta")
+    with pytest.raises(ValueError, match=r"target must be on the CPU .* got model\.layers\.3"):
+        Decoder(partly, None)
+    sparse = random_model("llama")
+    weight = sparse.lm_head.weight.detach().to_sparse()
+    sparse.lm_head.weight = torch.nn.Parameter(weight, requires_grad=False)
+    with pytest.raises(TypeError, match="must have dense local weights, got Parameter of layout"):
+        Decoder(sparse, None)
+
+
+def test_distributed_weights() -> None:
+    tensor = pytest.importorskip("torch.distributed.tensor")
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = dist.init_device_mesh("cpu", (1,))
+        model = random_model("llama")
+        whole = model.model.norm.weight.detach()
+        model.model.norm.weight = torch.nn.Parameter(
+            tensor.distribute_tensor(whole, mesh, [tensor.Replicate()])
+        )
+        with pytest.raises(TypeError, match=r"got DTensor .* as model\.norm\.weight"):
+            Decoder(model, None)
+        prompt = tensor.distribute_tensor(torch.tensor([[1, 2]]), mesh, [tensor.Replicate()])
+        with pytest.raises(TypeError, match="input_ids must hold data, got DTensor"):
+            _decoder().generate(prompt)
+    finally:
+        dist.destroy_process_group()
+
+
 class _BadDrafter(PromptLookupDrafter):
     """Returns whatever it is given."""
 

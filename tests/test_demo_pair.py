@@ -11,8 +11,12 @@ import sys
 import pytest
 import torch
 
+from tests.models import greedy
 from via_ext import demo
+from via_ext.config import ViaConfig
+from via_ext.decode import Decoder
 from via_ext.route import fingerprint
+from via_ext.tree import Tree
 
 pytest.importorskip("transformers")
 
@@ -90,6 +94,34 @@ def test_files():
     assert sum(path.stat().st_size for path in files) <= 6_000_000
     assert all(path.stat().st_mode & stat.S_IROTH for path in files)
     assert "PYTHON SOFTWARE FOUNDATION LICENSE" in (demo.FOLDER / "LICENSE-PYTHON.txt").read_text()
+
+
+NEW = 48
+
+
+@pytest.fixture(scope="module")
+def generated(pair):
+    """Prompts of different lengths and what transformers' own greedy generate makes of them."""
+    ids = [pair.tokenizer.encode(prompt.text) for prompt in demo.prompts()[:3]]
+    ids[1], ids[2] = ids[1][:40], ids[2][:77]
+    return [(torch.tensor(prompt), greedy(pair.target, prompt, NEW)) for prompt in ids]
+
+
+@pytest.mark.parametrize("count", [1, 3], ids=["one", "ragged"])
+@pytest.mark.parametrize("max_backlog", [None, 4, 32], ids=["two-tier", "slim-4", "slim-32"])
+@pytest.mark.parametrize("shape", ["chain", "tree"])
+def test_greedy_exact_equals_generate(pair, generated, shape, max_backlog, count):
+    tree = {"chain": Tree.chain(5), "tree": Tree.from_widths([3, 2, 1])}[shape]
+    config = ViaConfig(mode="exact", tree=tree, max_new_tokens=NEW, max_backlog=max_backlog or 32)
+    route = None if max_backlog is None else pair.route
+    prompts, expected = zip(*generated[:count], strict=True)
+    result = Decoder(pair.target, pair.drafter, route, config).generate(list(prompts))
+    for row in range(count):
+        assert result.sequences[row, : result.lengths[row]].tolist() == expected[row]
+    assert result.status.tolist() == [0] * count
+    # Drafts were taken and drafts were refused: equality is not that of plain decoding.
+    assert 0 < result.stats.accepted < result.stats.examined
+    assert (result.stats.slim_passes > 0) == (route is not None)
 
 
 @pytest.mark.parametrize("name", ["target/model.safetensors", "tokenizer.json", "route.json"])

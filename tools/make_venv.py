@@ -30,6 +30,12 @@ def has_recent(package: str, floor: tuple[int, int]) -> bool:
     return tuple(map(int, re.findall(r"\d+", version)[:2])) >= floor
 
 
+def run(command: list[str | Path], failure: str) -> None:
+    """Runs a program; if it fails, its own words are followed by one line that says what to do."""
+    if subprocess.run(command, check=False).returncode != 0:
+        sys.exit(failure)
+
+
 def main() -> None:
     """Creates the environment and installs torch into it unless it is there."""
     folder, torch_requirement = Path(sys.argv[1]), sys.argv[2:]
@@ -39,14 +45,16 @@ def main() -> None:
             f"Python >= {floor} is needed, {sys.executable} is {sys.version.split()[0]}: "
             "call make PYTHON=..."
         )
+    without_venv = (
+        f"{sys.executable} cannot create virtual environments: install python3-venv "
+        "(Debian, Ubuntu: apt install python3-venv) or call make PYTHON=..."
+    )
     if util.find_spec("venv") is None or util.find_spec("ensurepip") is None:
-        sys.exit(
-            f"{sys.executable} cannot create virtual environments: install python3-venv "
-            "(Debian, Ubuntu: apt install python3-venv) or call make PYTHON=..."
-        )
+        sys.exit(without_venv)
     reuse = all(has_recent(package, floor) for package, floor in REUSED.items())
     options = ["--system-site-packages"] if reuse else []
-    subprocess.run([sys.executable, "-m", "venv", "--clear", *options, folder], check=True)
+    # The module can be there without the wheels that it installs.
+    run([sys.executable, "-m", "venv", "--clear", *options, folder], without_venv)
     python = folder / "bin" / "python"
     pins = (ROOT / "constraints.txt").read_text().splitlines(keepends=True)
     if reuse:
@@ -57,7 +65,7 @@ def main() -> None:
     (folder / "tools_path").write_text(sysconfig.get_path("scripts") if reuse else "")
     if not reuse:
         command = [python, "-m", "pip", "install", "-q", "-c", constraints, *torch_requirement]
-        subprocess.run(command, check=True)
+        run(command, f"pip cannot install {' '.join(torch_requirement)}: call make TORCH=...")
         return
     print(
         f"re-using torch {metadata.version('torch')} and transformers "

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -51,11 +53,16 @@ def _one_line_errors(debug: bool) -> Iterator[None]:
     """Failures become one line on stderr and exit code 1, Ctrl-C exit code 130."""
     try:
         yield
+        print(end="", flush=True)  # what cannot be written shows here, not as Python ends
     except KeyboardInterrupt:
         print("via-ext: interrupted", file=sys.stderr)
         raise typer.Exit(130) from None
-    except (typer.Exit, BrokenPipeError):
+    except typer.Exit:
         raise
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
     except Exception as error:
         if debug:
             raise
@@ -145,10 +152,17 @@ def _facts() -> dict[str, str]:
     return facts
 
 
+class _PipeConsole(Console):
+    """Leaves a closed pipe to the command instead of ending the process with exit code 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, "the reader has gone")
+
+
 def _console(plain: bool, stderr: bool = False) -> Console:
     if plain:
-        return Console(stderr=stderr, force_terminal=False, color_system=None, highlight=False)
-    return Console(stderr=stderr, highlight=False)
+        return _PipeConsole(stderr=stderr, force_terminal=False, color_system=None, highlight=False)
+    return _PipeConsole(stderr=stderr, highlight=False)
 
 
 def _encode(pair: EmbeddedPair, prompt: Prompt) -> torch.Tensor:

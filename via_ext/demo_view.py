@@ -109,10 +109,8 @@ class LiveText:
     def _pieces(self, steps: Iterable[StepOutput], tiers: list[int]) -> Iterable[list[Piece]]:
         detokenizer = Detokenizer(self._tokenizer)
         for step in steps:
-            # Code 3 marks a draft token that the full model accepted; here it is the full model's.
-            seen = [min(tier, 2) for tier in step.tiers[0]]
-            new = zip(step.tokens[0], seen, strict=True)
-            tiers += seen
+            new = zip(step.tokens[0], step.tiers[0], strict=True)
+            tiers += step.tiers[0]
             yield [piece for pair in new if (piece := detokenizer.feed(*pair)) is not None]
 
     def _show_plain(self, title: str, prompt: str, steps: Iterable[StepOutput]) -> None:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Lossless acceptance of one drafted token (algorithm.md section 4). q: the verifier's filtered
+// Lossless acceptance of one drafted token (docs/design.md section 4). q: the verifier's filtered
 // distribution, p: the distribution the token was drawn from, u: a uniform in [0, 1).
 // Decided in float64; strict comparisons, so a token with q = 0 is never accepted.
 #pragma once

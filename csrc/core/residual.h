@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a draw is made from after rejections (algorithm.md section 4).
+// What a draw is made from after rejections (docs/design.md section 4).
 //   with a draft distribution: r <- norm(max(r - p, 0)) after each rejected sibling, r = q at
 //   first; one-hot drafts: q with the rejected children removed.
 // The final draw is the smallest id t with cumsum(w)[t] > u * sum(w). A residual without mass (only

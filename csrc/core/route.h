@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ratios and the three-way route (algorithm.md section 2, steps 3 to 5).
+// Ratios and the three-way route (docs/design.md section 2).
 //   r(v) = s(v) / max s = exp((l_v - l_max)/T);  T = 1 when decoding greedily
 //   accept if r >= tau_accept; regenerate if tau_escalate <= r < tau_accept; else escalate.
 // Computed in float64; stored, and compared with the thresholds, as float32, so that the stored

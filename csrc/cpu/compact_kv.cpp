@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// compact_kv on the CPU (algorithm.md section 2, step 7): position context + 1 + i receives
+// compact_kv on the CPU (docs/design.md section 3, step 5): position context + 1 + i receives
 // position context + 1 + path[i]. Paths ascend, so i <= path[i] and a move never overwrites a later
 // source. A task is one (cache, batch row) pair; bytes moved: 2 * num_accepted * H * D elements at
 // most.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Draft distributions and residuals (algorithm.md section 4):
+// Draft distributions and residuals (docs/design.md section 4):
 //   r <- norm(max(r - p, 0)) after each rejected sibling, r = q at first.
 // A rejection reads the verifier's row and the draft's row once, in parts that idle threads may
 // take, and writes r as float32 in the cache; the draw then walks one chunk of it.

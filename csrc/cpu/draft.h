@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The distribution a node was drawn from (p of algorithm.md section 4): given as probabilities or
+// The distribution a node was drawn from (p of docs/design.md section 4): given as probabilities or
 // as logits, over the target's vocabulary or a reduced one with an id map.
 #pragma once
 

@@ -150,11 +150,11 @@ VIA_HD void store(float* to, VecF value) { __builtin_memcpy(to, &value, sizeof(v
 
 // The kSumLanes partial sums, added in a fixed tree: lane j with lane j + 8, then 4, 2, 1.
 VIA_HD double sum_lanes(const VecF* parts) {
-  float a[kSumLanes];
-  __builtin_memcpy(a, parts, sizeof(a));
-  const float quarter[4] = {(a[0] + a[8]) + (a[4] + a[12]), (a[1] + a[9]) + (a[5] + a[13]),
-                            (a[2] + a[10]) + (a[6] + a[14]), (a[3] + a[11]) + (a[7] + a[15])};
-  return static_cast<double>((quarter[0] + quarter[2]) + (quarter[1] + quarter[3]));
+  typedef float Quad __attribute__((vector_size(16)));
+  alignas(64) Quad q[kSumLanes / 4];
+  __builtin_memcpy(q, parts, sizeof(q));
+  const Quad sum = (q[0] + q[2]) + (q[1] + q[3]);
+  return static_cast<double>((sum[0] + sum[2]) + (sum[1] + sum[3]));
 }
 
 VIA_HD float max_lanes(VecF values) {

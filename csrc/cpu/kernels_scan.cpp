@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Row scans: what the first pass over a row finds (algorithm.md section 2, step 3).
+// Row scans: what the first pass over a row finds (docs/design.md, equation 1).
 //   max_c = largest allowed logit of the chunk, sum_c = sum of 2^(l * scale - exponent_c)
 // With a reference exponent from the row's first chunk one pass does: any reference within 100
 // binary orders of the chunk's maximum gives the same float32 precision. Otherwise (mask, ragged
 // end, NaN, infinities, extreme scales) two passes: the maximum, then the weights.
 // Bytes: each element is read once from memory; the second pass finds it in the first-level cache.
-// Numerics: core/exp2.h; 16 lane sums of 128 float32 terms each, joined to one float64 per chunk.
+// Numerics: kernels_exp.h and core/exp2.h; 16 lane sums of 128 float32 terms each (bfloat16: 32 of
+// 64), joined to one float64 per chunk.
+#include "cpu/kernels_bits.h"
+#include "cpu/kernels_exp.h"
 #include "cpu/kernels_load.h"
 
 namespace via::cpu::VIA_ISA_NAMESPACE {
@@ -78,7 +81,7 @@ VIA_HD ChunkStats scan_once(const T* from, int count, float scale, float referen
   // Few accumulators: with more of them than registers each addition would go through memory.
   VecF best = splat(kNegInf), sum[kSums] = {};
   VecI nan = {};
-  const VecF magic = splat(kRoundToInteger - reference), scales = splat(scale);
+  const Weigher weigher(scale, reference);
   const VecF floor = splat((reference + kMinExponent) / scale);
   for (int i = 0; i < count; i += kLanes) {
     VecF value[kVectors];
@@ -92,12 +95,42 @@ VIA_HD ChunkStats scan_once(const T* from, int count, float scale, float referen
     for (int v = 0; v < kVectors; v += kSide) {
       VecF side[kSide];
       for (int j = 0; j < kSide; ++j) side[j] = maximum(floor, value[v + j]);
-      exp2_weights<VectorOps, kSide>(side, scales, magic);
-      for (int j = 0; j < kSide; ++j) sum[(v + j) % kSums] += side[j];
+      weigher.add<kSums>(side, sum);
     }
   }
   return {max_lanes(best), any_lane(nan), sum_lanes(sum), static_cast<double>(reference)};
 }
+
+#if defined(__AVX2__)
+// bfloat16: maximum, NaN and the smallest exponent are looked after on the bits.
+VIA_HD ChunkStats scan_once(const BFloat16* from, int count, float scale, float reference) {
+  const float floor = (reference + kMinExponent) / scale;
+  if (!(floor < 0.0f)) return scan_once<BFloat16>(from, count, scale, reference);
+  const Weigher weigher(scale, reference);
+  VecF sum[2 * kSums] = {};  // by pairs: even elements, odd elements
+  VecS top = splat_bits(0x8000), low = splat_bits(0);
+  // Cut off, not rounded: no value below the floor passes.
+  const VecS lowest = splat_bits(static_cast<std::uint16_t>(bits_as<std::uint32_t>(floor) >> 16));
+  for (int i = 0; i < count; i += kLanes) {
+    fetch_ahead(from + i + kAhead);
+    for (int v = 0; v < kSums; ++v) {
+      const VecS bits = load_bits(from + i + v * kShortLanes);
+      top = max_signed(top, bits);
+      low = max_unsigned(low, bits);
+      const VecU pair = reinterpret_cast<VecU>(min_unsigned(bits, lowest));
+      VecF side[2] = {reinterpret_cast<VecF>(pair << 16),
+                      reinterpret_cast<VecF>(pair & 0xffff0000u)};
+      weigher.add<2>(side, &sum[2 * v]);
+    }
+  }
+  for (int v = 0; v < kSums; ++v) sum[v] = sum[2 * v] + sum[2 * v + 1];
+  const std::int16_t best = max_signed_lane(top);
+  const float max = best < 0 ? max_of_negative(from, count)
+                             : to_float(BFloat16{static_cast<std::uint16_t>(best)});
+  const bool has_nan = max != max || max_unsigned_lane(low) > kNegInfBits;
+  return {max, has_nan, sum_lanes(sum), static_cast<double>(reference)};
+}
+#endif
 
 // Not after a NaN, an infinity, or a value too far above the reference.
 VIA_HD bool fits(const ChunkStats& stats, float scale) {
@@ -146,7 +179,8 @@ ChunkStats chunk_max(const RowView& row, std::int64_t chunk_idx) {
 
 ChunkStats chunk_softmax(const RowView& row, std::int64_t chunk_idx, float scale, float reference) {
   return with_chunk(row, chunk_idx, [&](const auto* from) {
-    if (is_plain(row, chunk_idx) && reference < kMaxReference && reference > -kMaxReference) {
+    constexpr float kLimit = kMaxReference / kSteps;
+    if (is_plain(row, chunk_idx) && reference < kLimit && reference > -kLimit) {
       const ChunkStats stats = scan_once(from, chunk_size(row, chunk_idx), scale, reference);
       if (fits(stats, scale)) return stats;
     }

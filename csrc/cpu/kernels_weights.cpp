@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Chunk loops of the later passes: block maxima (for top-k and top-p), weights of kept tokens, and
-// the residual max(r - p, 0) (algorithm.md section 4). They run only on rows that a draw, a
+// the residual max(r - p, 0) (docs/design.md section 4). They run only on rows that a draw, a
 // lossless acceptance or a filter needs, one chunk at a time, into a buffer of the caller.
 // Numerics: weights relative to the chunk's own maximum, so that at least one is 1; sums as in
 // kernels_scan.cpp.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Row laws (algorithm.md sections 2 and 4): one pass gives q up to its normaliser,
+// Row laws (docs/design.md sections 2 and 4): one pass gives q up to its normaliser,
 //   q(t) = keep(t) 2^(l_t * scale - E) / sum,
 // filters add a pass over the chunks that still hold mass, a draw re-reads one chunk. Scans are cut
 // into parts of kPartChunks chunks, which idle threads may take; each part writes the statistics of

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The walk over one draft tree (algorithm.md sections 2 and 4). At each row it reads the logits
+// The walk over one draft tree (docs/design.md sections 3 and 4). At each row it reads the logits
 // once and takes one step of its rule:
 //   greedy  the child equal to argmax q, else argmax q ends the step;
 //   sample  lossless acceptance of the children, else a draw from what the rejections left;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rule route (algorithm.md section 2, steps 3 to 6): ratios and tiers of every node, and the step
+// Rule route (docs/design.md section 3, step 3): ratios and tiers of every node, and the step
 // that follows the child with the largest ratio. Rows on the walk are scanned for their sum as well
 // (log-probabilities, draws); rows off the walk for the maximum only.
 #include "cpu/view.h"

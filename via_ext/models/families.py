@@ -32,7 +32,8 @@ def check_supported(model: Any, role: str = "target") -> None:
         role: the argument's name in error messages.
 
     Raises:
-        TypeError: `model` is not a causal language model with a config.
+        TypeError: `model` is not a causal language model with a config, or its weights are fake,
+            sparse or distributed.
         ValueError: its family, rope type, attention backend or placement is not supported.
     """
     config: Any = getattr(model, "config", None)
@@ -65,9 +66,16 @@ def check_supported(model: Any, role: str = "target") -> None:
         raise ValueError(
             f"Decoder: {role} must be on one device, got a model dispatched by accelerate"
         )
-    device = next(model.parameters()).device
-    if device.type != "cpu":
-        raise ValueError(f"Decoder: {role} must be on the CPU in this version, got {device}")
+    for name, weight in model.named_parameters():
+        # By name: importing DTensor would load torch.distributed.
+        kinds = {kind.__name__ for kind in type(weight).__mro__}
+        if weight.layout != torch.strided or kinds & {"DTensor", "FakeTensor"}:
+            got = f"{type(weight).__name__} of layout {weight.layout} as {name}"
+            raise TypeError(f"Decoder: {role} must have dense local weights, got {got}")
+        if weight.device.type != "cpu":
+            raise ValueError(
+                f"Decoder: {role} must be on the CPU in this version, got {name} on {weight.device}"
+            )
 
 
 def check_route(route: SlimRoute, model: Any) -> None:

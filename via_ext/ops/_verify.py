@@ -147,7 +147,8 @@ def verify(
         min_p: in [0, 1], 0 = off.
         allowed: [B, N+1, ceil(V/32)] int32 bit words; bit set = token allowed in that row.
         uniform_samples: [B, N+1] float32 in [0, 1): the coins, column N for the final draw.
-        seed: [B] int64 Philox key, used where uniform_samples is None.
+        seed: [B] int64 Philox key, used where uniform_samples is None; the final draw then has a
+            stream of its own instead of column N (docs/design.md, section 9).
         position: [B] int64, number of this verify call within the request.
         out: result to write into, with memory of its own; see `empty_verification`.
 
