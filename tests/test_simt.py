@@ -7,6 +7,8 @@ the same again.
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -119,3 +121,32 @@ def test_loop_without_spin_is_stopped(built):
     result = programs.run(built / "planted_plain", "hang", limit_s=60, VIA_SIMT_WATCHDOG="1")
     assert result.status == LAYER_ERROR
     assert "without a yield" in result.output
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("void f(float* p) { atomicAdd(p, 1.0f); }", "atomics on 4 and 8 byte integers only"),
+        ("void f() { __shared__ float x[2]; }", "use SMEM or DYN_SMEM"),
+        ("void f(double v) { __reduce_add_sync(~0u, &v); }", "invalid conversion"),
+        ("unsigned f() { return __activemask(); }", "not declared"),
+    ],
+)
+def test_what_must_not_compile(built, tmp_path, code, reason):
+    cache = (built / "CMakeCache.txt").read_text()
+    compiler, headers = (
+        re.search(rf"^{name}:\w+=(.*)$", cache, re.MULTILINE).group(1)
+        for name in ("CMAKE_CXX_COMPILER", "VIA_CUDA_INCLUDE")
+    )
+    folders = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'simt'}", f"-I{headers}"]
+    command = [compiler, "-std=c++17", "-fsyntax-only", *folders]
+
+    def compile_it(text: str) -> subprocess.CompletedProcess[str]:
+        source = tmp_path / "sample.cpp"
+        source.write_text(f'#include "device/prim.cuh"\n{text}\n')
+        return subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
+
+    assert compile_it("void f(unsigned* p) { atomicAdd(p, 1u); }").returncode == 0
+    result = compile_it(code)
+    assert result.returncode != 0
+    assert reason in result.stderr
