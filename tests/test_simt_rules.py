@@ -29,6 +29,7 @@ FORBIDDEN = {
     r"\batomic\w+\s*\([^;]*<\s*(?:float|double)\s*\*\s*>": "a reduction in fixed order",
     r"\batomic\w+\s*\(\s*\(\s*(?:float|double)\s*\*": "a reduction in fixed order",
     r"\bclock(?:64)?\s*\(": "prim::global_timer_ns",
+    r"\bmem(?:cpy|set|move)\s*\(": "an assignment, which the race build sees",
     r"#include\s*<cuda/|#include\s*<cub/": "device/reduce.cuh or a function of device/prim.cuh",
 }
 
@@ -70,6 +71,7 @@ def test_rules_see_what_they_forbid():
         "atomicAdd(reinterpret_cast<float*>(p), 1.0f)",
         "atomicAdd((double*)p, 1.0)",
         "clock64()",
+        "memcpy(to, from, bytes)",
         "#include <cub/block.cuh>",
     ]
     for sample, pattern in zip(samples, FORBIDDEN, strict=True):
