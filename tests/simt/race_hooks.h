@@ -2,6 +2,8 @@
 // What the runtime tells the race detector. Only the race build links one.
 #pragma once
 
+#include <memory>
+
 #include "runtime.h"
 
 namespace via::simt {
@@ -32,6 +34,10 @@ class RaceDetector {
   };
   virtual void copy_begin(unsigned id, const Copy& copy) = 0;
   virtual void copy_end(unsigned id, const Copy& copy) = 0;
+  // A bulk copy is complete, and says so to `barrier` with what its thread knew when it began.
+  virtual std::shared_ptr<const void> knowledge(unsigned id) = 0;
+  virtual void bulk_end(const Copy& copy, const std::shared_ptr<const void>& at_begin,
+                        const void* barrier) = 0;
 };
 
 // Null in builds without a detector.

@@ -174,6 +174,19 @@ void Shadow::set_in_flight(const void* pointer, std::size_t bytes, bool on) {
   for (std::size_t i = 0; i < bytes; ++i) cell[i].in_flight = on ? 1 : 0;
 }
 
+void Shadow::finish_bulk(const void* pointer, std::size_t bytes, const Access& access) {
+  Cell* cell = cells_ + (static_cast<const char*>(pointer) - arena_);
+  for (std::size_t i = 0; i < bytes; ++i) {
+    cell[i].in_flight = 0;
+    cell[i].read_time = 0;
+    cell[i].readers = 0;
+    cell[i].write_time = clocks_.now(access.thread);
+    cell[i].write_thread = static_cast<std::uint16_t>(access.thread);
+    cell[i].write_place = access.place;
+    cell[i].write_flags = access.flags;
+  }
+}
+
 void Shadow::check_proxy(const void* pointer, std::size_t bytes, const Access& access) {
   const char* begin = static_cast<const char*>(pointer);
   for (const char* byte = begin; byte != begin + bytes; ++byte) {
