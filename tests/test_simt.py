@@ -7,11 +7,15 @@ the same again.
 
 from __future__ import annotations
 
+import ctypes
 import re
+import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.simt import programs
 from tests.simt.programs import BUILDS, LAYER_ERROR, OK, ROOT, SANITIZER, WORDS, WRONG
@@ -121,6 +125,35 @@ def test_loop_without_spin_is_stopped(built):
     result = programs.run(built / "planted_plain", "hang", limit_s=60, VIA_SIMT_WATCHDOG="1")
     assert result.status == LAYER_ERROR
     assert "without a yield" in result.output
+
+
+@pytest.fixture
+def center(built):
+    """Subtracts from every 128 values their mean, by a kernel in a library of this process."""
+    function = ctypes.CDLL(str(built / "libembedded.so")).embedded_center
+
+    def call(x: torch.Tensor, n: int | None = None) -> torch.Tensor:
+        out, error = torch.full_like(x, torch.nan), ctypes.create_string_buffer(400)
+        pointers = (ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(out.data_ptr()))
+        if function(*pointers, x.numel() if n is None else n, error, ctypes.c_size_t(400)):
+            raise RuntimeError(error.value.decode())
+        return out
+
+    return call
+
+
+def test_inside_a_python_process(center):
+    x = torch.arange(1024.0).square() / 1000
+    rows = x.double().view(8, 128)
+    expected = (rows - rows.mean(1, keepdim=True)).flatten().float()
+    for _ in range(3):
+        torch.testing.assert_close(center(x), expected)
+        with pytest.raises(RuntimeError, match=r"trap in .*center_kernel"):
+            center(x, -1)
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0), "the watchdog runs"
+    with ThreadPoolExecutor(4) as pool:
+        for out in pool.map(lambda _: center(x), range(32)):
+            torch.testing.assert_close(out, expected)
 
 
 @pytest.mark.parametrize(
