@@ -42,7 +42,7 @@ PLANTED = {
     ("pipeline", 5): ("data race", {"plain": WRONG}),
     ("gemm", 1): ("data race", {"plain": WRONG, "asan": SANITIZER}),
     ("gemm", 2): ("asynchronous copy", {"plain": WRONG, "asan": SANITIZER}),
-    ("gemm", 3): ("overflow", {"plain": LAYER_ERROR, "asan": SANITIZER}),
+    ("gemm", 3): ("out of bounds", {"plain": LAYER_ERROR, "asan": SANITIZER}),
     ("gemm", 4): ("write after unordered read", {}),
     ("gemm", 5): ("SIMT-ERROR", {"plain": WRONG, "asan": SANITIZER}),
     ("ring", 1): ("data race", {"plain": LAYER_ERROR, "asan": SANITIZER}),

@@ -13,6 +13,8 @@ class RaceDetector {
   virtual ~RaceDetector() = default;
   virtual void* allocate(std::size_t bytes) = 0;
   virtual void release(void* pointer) = 0;
+  // Red zones inside an allocation count as not allocated.
+  virtual void set_allocated(const void* pointer, std::size_t bytes, bool on) = 0;
   virtual void begin_launch(unsigned threads) = 0;
   // Threads first .. first + threads - 1 are block `linear_index`.
   virtual void begin_block(unsigned first, unsigned threads, unsigned linear_index) = 0;

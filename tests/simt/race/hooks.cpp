@@ -15,6 +15,9 @@ class Detector final : public RaceDetector {
  public:
   void* allocate(std::size_t bytes) override { return shadow_.allocate(bytes); }
   void release(void* pointer) override { shadow_.release(pointer); }
+  void set_allocated(const void* pointer, std::size_t bytes, bool on) override {
+    shadow_.set_allocated(pointer, bytes, on);
+  }
 
   void begin_launch(unsigned threads) override {
     if (threads > kMaxThreads) {

@@ -57,6 +57,11 @@ void Shadow::release(void* pointer) {
   free_.emplace(bytes, static_cast<char*>(pointer));
 }
 
+void Shadow::set_allocated(const void* pointer, std::size_t bytes, bool on) {
+  Cell* cell = cells_ + (static_cast<const char*>(pointer) - arena_);
+  for (std::size_t i = 0; i < bytes; ++i) cell[i].allocated = on ? 1 : 0;
+}
+
 void Shadow::begin_launch() {
   ++launch_;
   readers_.clear();

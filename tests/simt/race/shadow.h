@@ -30,6 +30,7 @@ class Shadow {
 
   void* allocate(std::size_t bytes);
   void release(void* pointer);
+  void set_allocated(const void* pointer, std::size_t bytes, bool on);
   void begin_launch();
   bool holds(const void* pointer) const {
     return arena_ != nullptr &&
