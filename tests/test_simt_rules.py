@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.simt import mutate
+
 ROOT = Path(__file__).resolve().parent.parent
 SIMT = ROOT / "tests" / "simt"
 # Below the primitives (prim.cuh), and a check that only ever runs on a GPU (device.cu).
@@ -76,3 +78,43 @@ def test_rules_see_what_they_forbid():
     ]
     for sample, pattern in zip(samples, FORBIDDEN, strict=True):
         assert re.search(pattern, sample), sample
+
+
+def test_mutants_of_a_kernel(tmp_path, monkeypatch):
+    """`make mutate` takes out calls that are statements, and the order of ordered accesses."""
+    source = tmp_path / "sample.cuh"
+    source.write_text(
+        "__device__ void grid_barrier(int n);  // __syncthreads();\n"
+        "__syncthreads();\n"
+        "if (a) prim::cp_async_wait<1>();\n"
+        "prim::cp_async16(a, b);\n"
+        "while (prim::ld_acquire(&f[g(1)]) != 1u) prim::spin();\n"
+        "prim::st_release(flag, sum(a, b));\n"
+        "x = __syncthreads_or(y);\n"
+        "__syncthreads();\n"
+    )
+    monkeypatch.setattr(mutate, "ROOT", tmp_path)
+    mutants = list(mutate.mutants_of(source))
+    assert [(m.line, m.nth, m.call) for m in mutants] == [
+        (2, 1, "__syncthreads()"),
+        (3, 1, "prim::cp_async_wait<1>()"),
+        (5, 1, "prim::ld_acquire(&f[g(1)])"),
+        (6, 1, "prim::st_release(flag, sum(a, b))"),
+        (8, 2, "__syncthreads()"),
+    ]
+    assert "if (a) ;\n" in mutants[1].text
+    assert "while ((*(&f[g(1)])) != 1u)" in mutants[2].text
+    assert "(*(flag) = (sum(a, b)));\n" in mutants[3].text
+
+
+def test_allowed_mutants_exist():
+    """An entry whose call is gone, or has moved to another file, must go too."""
+    found = {
+        mutant.key
+        for folder in mutate.FOLDERS
+        for path in (ROOT / folder).glob("*.cuh")
+        for mutant in mutate.mutants_of(path)
+    }
+    for key, reason in mutate.allowed().items():
+        assert key in found, key
+        assert reason, key
