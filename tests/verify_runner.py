@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests import simulation
 from via_ext import ops, reference
 
 SENTINELS = (-7.0, 77, -77, -77, -77, -77, True, -7.0, -77)
@@ -51,12 +52,14 @@ def run_op(device: str) -> Callable[..., ops.Verification]:
         resume = arguments.get("resume")
         ratios = rule == "route" or (resume is not None and resume.ratios is not None)
         out = prefilled(*ids.shape, device, ratios)
-        result = ops.verify(**given, rule=rule, out=out)
+        with simulation.active(device):
+            result = ops.verify(**given, rule=rule, out=out)
         assert result is out
         for name, value in given.items():
             assert same_bits(value, kept[name]), f"input {name} was written"
         return to_device(result, "cpu")
 
+    verify.device = device
     return verify
 
 

@@ -11,9 +11,6 @@ namespace via::python {
 // Elements read below which an operation keeps Python's lock: releasing it would cost more.
 inline constexpr std::int64_t kShortWork = 1 << 16;
 
-// RuntimeError for CUDA tensors that this build has no kernel for.
-[[noreturn]] void fail_cuda(const char* op);
-
 void bind_build_info(pybind11::module_& m);
 void bind_compact_kv(pybind11::module_& m);
 void bind_filtered_probs(pybind11::module_& m);

@@ -5,7 +5,6 @@
 #include <pybind11/typing.h>
 
 #include <sstream>
-#include <stdexcept>
 #include <string>
 
 #include "bindings/bindings.h"
@@ -54,12 +53,6 @@ Facts device_info(int index) {
 }
 
 }  // namespace
-
-void fail_cuda(const char* op) {
-  const char* const why =
-      VIA_WITH_CUDA ? ": the CUDA kernel is not part of this build" : ": built without CUDA";
-  throw std::runtime_error(std::string(op) + why);
-}
 
 void bind_build_info(py::module_& m) {
   m.def("build_info", &build_info, "Facts of this build.");

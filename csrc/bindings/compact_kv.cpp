@@ -11,6 +11,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/cache_views.h"
+#include "bindings/cuda_call.h"
 #include "bindings/tensor.h"
 
 namespace via::python {
@@ -36,6 +37,10 @@ void read_pages(CompactKvParams& params, py::handle page_table, const Tensor& ca
   table.check_shape({params.batch_size, table.size(1)}, "[B, max_pages]");
   table.check_last_dim_contiguous();
   table.check_same_device(cache);
+  if (table.size(1) > kMaxSize) {  // so that the capacity fits int64
+    fail_value(table.argument, "have shape [B, max_pages] with max_pages < 2^31",
+               describe(table.dl.shape, 2));
+  }
   const std::int64_t page_size = cache.size(1);
   if (page_size < 1 || page_size > kMaxSize || (page_size & (page_size - 1)) != 0) {
     fail_value(cache.argument, "have a page size that is a power of two",
@@ -78,11 +83,16 @@ void compact_kv(py::handle caches, py::handle context_lens, py::handle path,
   } else {
     read_pages(params, page_table, first);
   }
-  if (first.is_cuda()) fail_cuda(kOp);
   params.num_caches = static_cast<std::int32_t>(list.views.size());
   params.caches = list.views.data();
   params.num_threads = num_threads;
   if (params.batch_size == 0 || params.num_nodes == 0) return;
+  if (runs_on_cuda(first)) {
+    const CudaCall call(first);
+    params.stream = call.stream;
+    compact_kv_cuda(params);
+    return;
+  }
 
   std::optional<py::gil_scoped_release> release;
   const std::int64_t bytes = list.views[0].num_heads * list.views[0].head_bytes * params.num_caches;

@@ -5,6 +5,8 @@
 
 #include <limits>
 #include <optional>
+#include <stdexcept>
+#include <string>
 
 #include "bindings/bindings.h"
 #include "bindings/scalars.h"
@@ -71,7 +73,10 @@ void filtered_probs(const char* op, py::handle logits, py::handle temperature, p
     params.token_ids = reinterpret_cast<std::int64_t*>(
         read_output({op, "token_ids"}, token_ids, DType::kInt64, "int64", {params.num_rows}, rows));
   }
-  if (rows.is_cuda()) fail_cuda(op);
+  if (rows.is_cuda()) {
+    throw std::runtime_error(std::string(op) + ": logits must be on the CPU, no CUDA kernel does " +
+                             "this, got " + describe(rows.dl.device));
+  }
   if (params.num_rows == 0) return;
   params.num_threads = num_threads;
 

@@ -33,6 +33,7 @@ Tensor read_tensor(Argument argument, py::handle value) {
   const ExchangeApi found = find_exchange_api(type);
   if (found.api == nullptr) fail_type(argument, found.why, type->tp_name);
   Tensor tensor;
+  tensor.api = found.api;
   tensor.argument = argument;
   if (found.api->dltensor_from_py_object_no_sync(value.ptr(), &tensor.dl) != 0) {
     fail_type_from_pending(argument, "be a dense tensor with memory", type->tp_name);
@@ -51,6 +52,16 @@ std::int64_t Tensor::num_elements() const {
   std::int64_t count = 1;
   for (int i = 0; i < dl.ndim; ++i) count *= dl.shape[i];
   return count;
+}
+
+void* Tensor::current_stream() const {
+  if (!is_cuda()) return nullptr;
+  void* stream = nullptr;
+  const auto device_type = dl.device.device_type;
+  if (api->current_work_stream(device_type, dl.device.device_id, &stream) != 0) {
+    throw py::error_already_set();
+  }
+  return stream;
 }
 
 void Tensor::check_float() { check_one_of(*this, kFloatTypes, "be float32, float16 or bfloat16"); }

@@ -21,6 +21,7 @@ inline constexpr std::array<DType, 2> kIdTypes = {DType::kInt32, DType::kInt64};
 
 // A borrowed tensor: valid while the Python object lives and is not resized.
 struct Tensor {
+  const DLPackExchangeAPI* api = nullptr;  // of the tensor's type
   Argument argument{};
   DLTensor dl{};
   DType dtype = DType::kFloat32;  // set by the check_* that accepts it
@@ -30,6 +31,9 @@ struct Tensor {
   std::int64_t item_bytes() const { return dl.dtype.bits / 8; }
   std::int64_t num_elements() const;
   bool is_cuda() const { return dl.device.device_type == kDLCUDA; }
+  // The stream on which the tensor's framework works now, on this tensor's device (cudaStream_t);
+  // null for the CPU. Inside a graph capture: the stream that is being recorded.
+  void* current_stream() const;
 
   // TypeError unless the dtype is float32, float16 or bfloat16; int32 or int64; the one named.
   void check_float();

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "bindings/bindings.h"
+#include "bindings/cuda_call.h"
 #include "bindings/verification.h"
 #include "bindings/verify_inputs.h"
 
@@ -58,8 +59,13 @@ void verify(py::handle draft_token_ids, py::handle logits, py::handle rule, py::
                results.has_ratios ? "a tensor" : "None");
   }
   check_outputs_alone(results, inputs.extents);
-  if (inputs.logits.is_cuda()) fail_cuda("verify");
   params.out = results.arrays;
+  if (runs_on_cuda(inputs.logits)) {
+    const CudaCall call(inputs.logits);
+    params.stream = call.stream;
+    verify_cuda(params, call.workspace(verify_workspace_size(params)));
+    return;
+  }
   params.num_threads = num_threads;
 
   const std::int64_t work = std::int64_t{params.batch_size} * (params.num_nodes + 1);

@@ -14,10 +14,9 @@ namespace via {
 namespace cpu {
 namespace {
 
-// The bytes of one position of one cache; null outside the cache.
+// The bytes of one position below the capacity; null if its page is none of the pool.
 char* locate(const CompactKvParams& params, const CacheView& cache, int batch_idx,
              std::int64_t position) {
-  if (position < 0 || position >= params.capacity) return nullptr;
   char* const data = static_cast<char*>(cache.data);
   if (params.page_table.data == nullptr) {
     return data + batch_idx * cache.stride_bytes[0] + position * cache.stride_bytes[1];
@@ -41,6 +40,7 @@ void move_position(const CacheView& cache, const char* from, char* to) {
 }
 
 void compact_row(const CompactKvParams& params, const CacheView& cache, int batch_idx) {
+  if (cache.num_heads == 0 || cache.head_bytes == 0) return;  // its strides mean nothing
   const std::int64_t root =
       read_int(params.context_lens, batch_idx * params.context_lens.stride[0]);
   if (root < -1 || root >= params.capacity) return;
@@ -51,6 +51,8 @@ void compact_row(const CompactKvParams& params, const CacheView& cache, int batc
   for (std::int64_t i = 0; i < accepted && i < params.num_nodes; ++i) {
     const std::int64_t node = read_int(params.path, batch_idx * params.path.stride[0] + i);
     if (node <= last || node >= params.num_nodes) return;
+    // Not first + node >= capacity: the sum may exceed int64, the difference is at least 0.
+    if (node >= params.capacity - first) return;
     last = node;
     const char* const from = locate(params, cache, batch_idx, first + node);
     char* const to = locate(params, cache, batch_idx, first + i);

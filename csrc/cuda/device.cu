@@ -8,37 +8,17 @@
 #include <cuda_runtime.h>
 
 #include <stdexcept>
-#include <string>
 
+#include "cuda/check.h"
 #include "via/device.h"
 
 namespace via {
 namespace {
 
+constexpr const char* kOp = "device";
 constexpr int kCheckThreads = 128;
 constexpr int kWarpSize = 32;
 constexpr unsigned kFullMask = 0xffffffffu;
-
-void check_cuda(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
-  throw std::runtime_error(std::string("device: ") + what +
-                           " failed: " + cudaGetErrorString(error));
-}
-
-// Makes `index` current and puts the caller's device back.
-class DeviceGuard {
- public:
-  explicit DeviceGuard(int index) {
-    check_cuda(cudaGetDevice(&previous_), "cudaGetDevice");
-    check_cuda(cudaSetDevice(index), "cudaSetDevice");
-  }
-  ~DeviceGuard() { cudaSetDevice(previous_); }
-  DeviceGuard(const DeviceGuard&) = delete;
-  DeviceGuard& operator=(const DeviceGuard&) = delete;
-
- private:
-  int previous_ = 0;
-};
 
 // Own stream and memory for the check, released also when a step fails.
 struct CheckResources {
@@ -70,17 +50,17 @@ __global__ void device_check_kernel(int* result /* [2] */) {
 // Architecture of the image that ran, 0 if there is none for this device.
 int launch_device_check() {
   CheckResources resources;
-  check_cuda(cudaStreamCreateWithFlags(&resources.stream, cudaStreamNonBlocking), "stream");
-  check_cuda(cudaMalloc(&resources.result, 2 * sizeof(int)), "cudaMalloc");
+  check_cuda(cudaStreamCreateWithFlags(&resources.stream, cudaStreamNonBlocking), kOp, "stream");
+  check_cuda(cudaMalloc(&resources.result, 2 * sizeof(int)), kOp, "cudaMalloc");
   device_check_kernel<<<1, kCheckThreads, 0, resources.stream>>>(resources.result);
   const cudaError_t launched = cudaGetLastError();
   if (launched == cudaErrorNoKernelImageForDevice) return 0;
-  check_cuda(launched, "launch of device_check_kernel");
+  check_cuda(launched, kOp, "launch of device_check_kernel");
   int host[2] = {0, 0};
   check_cuda(cudaMemcpyAsync(host, resources.result, sizeof(host), cudaMemcpyDeviceToHost,
                              resources.stream),
-             "copy");
-  check_cuda(cudaStreamSynchronize(resources.stream), "device_check_kernel");
+             kOp, "copy");
+  check_cuda(cudaStreamSynchronize(resources.stream), kOp, "device_check_kernel");
   if (host[0] != kCheckThreads * (kCheckThreads + 1) / 2) {
     throw std::runtime_error("device: device_check_kernel returned a wrong sum");
   }
@@ -101,7 +81,7 @@ int cuda_device_count() {
 
 DeviceInfo cuda_device_info(int index) {
   cudaDeviceProp properties;
-  check_cuda(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
+  check_cuda(cudaGetDeviceProperties(&properties, index), kOp, "cudaGetDeviceProperties");
   DeviceInfo info;
   info.name = properties.name;
   info.compute_capability = 10 * properties.major + properties.minor;

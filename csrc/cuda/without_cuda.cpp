@@ -1,14 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA entry points in a build without CUDA: no device, and an error that says why.
+// The CUDA entry points in a build without CUDA: no device, and errors that say why.
 
 #include <stdexcept>
 
+#include "via/compact_kv.h"
 #include "via/device.h"
+#include "via/verify.h"
+#include "via/workspace.h"
 
 namespace via {
 
 int cuda_device_count() { return 0; }
 
 DeviceInfo cuda_device_info(int) { throw std::runtime_error("device: built without CUDA"); }
+
+// Silent, so that the operation behind it says that it was built without CUDA.
+DeviceGuard::DeviceGuard(int) {}
+DeviceGuard::~DeviceGuard() = default;
+
+void* cuda_workspace(int, void*, std::size_t) {
+  throw std::runtime_error("workspace: built without CUDA");
+}
+
+void verify_cuda(const VerifyParams&, void*) {
+  throw std::runtime_error("verify: built without CUDA");
+}
+
+std::size_t verify_workspace_size(const VerifyParams&) {
+  throw std::runtime_error("verify: built without CUDA");
+}
+
+void compact_kv_cuda(const CompactKvParams&) {
+  throw std::runtime_error("compact_kv: built without CUDA");
+}
 
 }  // namespace via

@@ -68,19 +68,6 @@ def build(
         raise RuntimeError(f"{result.stdout[-4000:]}{result.stderr[-4000:]}")
 
 
-def compile_for_gpu(nvcc: str, word: str, architecture: str, program: Path) -> None:
-    """Compiles a main for a GPU, with the CPU back end of build/simt-tests for comparison."""
-    folders = [f"-I{ROOT / name}" for name in ("csrc", "csrc/include", "tests/simt")]
-    library = ROOT / "build" / "simt-tests" / "libvia_cpu_plain.a"
-    command = [nvcc, "-std=c++17", "-lineinfo", f"-arch={architecture}", *folders]
-    command += ["-x", "cu", str(HERE / f"{word}_main.cpp"), "-o", str(program)]
-    # The library is not position-independent; -x must not reach it.
-    command += ["-Xcompiler", "-no-pie", "-Xlinker", str(library), "-lpthread"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        raise RuntimeError(result.stderr[-4000:])
-
-
 def run(
     program: Path,
     *arguments: str,

@@ -24,6 +24,21 @@ int cuda_device_count();
 // Throws std::runtime_error for CUDA failures, and "built without CUDA".
 DeviceInfo cuda_device_info(int index);
 
+// Makes GPU `index` current for the calling thread, and in the end what was current before; without
+// a context on the device left behind, where there was none. Throws std::runtime_error for CUDA
+// failures; without CUDA it does nothing.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int index);
+  ~DeviceGuard();
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  void* previous_ = nullptr;  // CUcontext
+  bool changed_ = false;
+};
+
 namespace cpu {
 
 // Instruction set in use, chosen once by cpuid: "base", "v3" or "v4" (levels of x86-64).

@@ -57,12 +57,18 @@ struct VerifyParams {
   void* stream = nullptr;        // CUDA: cudaStream_t
 };
 
-// Bytes of work space that a call needs (CUDA); the caller owns it, zeroes it once, and every call
-// leaves it zero.
-std::size_t verify_workspace_size(const VerifyParams& params, Device device);
-
 // Runs on the host, synchronously. The caller has validated sizes, dtypes and scalars; values in
 // the arrays are checked here and reported in out.status.
 void verify_cpu(const VerifyParams& params);
+
+// Queues the work on params.stream of the current device and returns; same results as verify_cpu.
+// Arrays and `workspace` are device memory, and stay alive and untouched until the work is done. No
+// host synchronisation; may be recorded in a CUDA graph. `workspace` (see verify_workspace_size) is
+// for one call at a time. Throws std::runtime_error for CUDA failures, or "built without CUDA".
+void verify_cuda(const VerifyParams& params, void* workspace);
+
+// Bytes of work space that verify_cuda needs for sizes like these. The caller zeroes it once; every
+// call leaves it zero, so calls of any shape that fits may follow each other.
+std::size_t verify_workspace_size(const VerifyParams& params);
 
 }  // namespace via

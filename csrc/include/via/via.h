@@ -7,4 +7,6 @@
 #include "via/filter.h"      // draft: filtered distributions and draws
 #include "via/verify.h"      // ratios, route, accept
 #include "via/compact_kv.h"  // accept: keep the accepted path's cache rows
+#include "via/workspace.h"   // GPU work space that the library owns
+#include "via/device.h"      // GPUs, and the CPU instruction set in use
 // clang-format on

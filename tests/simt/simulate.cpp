@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CUDA entry points for a machine without a GPU: the kernels of csrc/cuda run in the
+// simulation, on the memory of CPU tensors. Built into the module of cmake/via_simulate.cmake.
+
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+
+#include "cuda/compact_kv.cuh"
+#include "cuda/verify_launch.cuh"
+#include "runtime.h"
+#include "via/device.h"
+#include "via/verify.h"
+#include "via/workspace.h"
+
+namespace via {
+namespace {
+
+constexpr int kWantedBlocks = 16;  // few: blocks that loop run the same code as many that do not
+
+// The simulation has one scheduler for the process. Its errors become Python exceptions.
+class Turn {
+ public:
+  Turn() : lock_(mutex()) { simt::options().throw_on_error = true; }
+
+ private:
+  static std::mutex& mutex() {
+    static std::mutex mutex;
+    return mutex;
+  }
+  const std::lock_guard<std::mutex> lock_;
+};
+
+}  // namespace
+
+int cuda_device_count() { return 0; }
+DeviceInfo cuda_device_info(int) { throw std::runtime_error("device: simulated, no GPU"); }
+DeviceGuard::DeviceGuard(int) {}
+DeviceGuard::~DeviceGuard() = default;
+
+void* cuda_workspace(int, void*, std::size_t bytes) {
+  static void* memory = nullptr;
+  static std::size_t size = 0;
+  const Turn turn;
+  if (bytes > size) {
+    constexpr std::size_t kAlignment = 256;  // as cudaMalloc
+    std::free(memory);
+    size = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    memory = std::memset(std::aligned_alloc(kAlignment, size), 0, size);
+  }
+  return memory;
+}
+
+void compact_kv_cuda(const CompactKvParams& params) {
+  const Turn turn;
+  launch_compact_kv(params, kWantedBlocks);
+}
+
+std::size_t verify_workspace_size(const VerifyParams& params) {
+  return cuda::workspace_bytes(params);
+}
+
+// Small and large devices, with and without reading ahead, in turn: the results may not show it.
+void verify_cuda(const VerifyParams& params, void* workspace) {
+  static int calls = 0;
+  const Turn turn;
+  cuda::DeviceLimits limits = {1 + calls % 3, 1 + calls % 2, calls % 5 < 2 ? 1.0 : 8e6};
+  ++calls;
+  cuda::launch_verify(params, workspace, limits, nullptr);
+  const char* const bytes = static_cast<const char*>(workspace);
+  for (std::size_t i = 0; i < verify_workspace_size(params); ++i) {
+    if (bytes[i] != 0)
+      throw std::runtime_error("verify: work space byte " + std::to_string(i) + " is not zero");
+  }
+}
+
+}  // namespace via
