@@ -7,6 +7,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 # nvcc takes minutes: worth it only where a GPU can run the result.
 VIA_EXT_CUDA ?= $(if $(shell nvidia-smi -L 2>/dev/null),AUTO,OFF)
 PYTEST_ARGS ?=
+MUTATE_ARGS ?=
 export VIA_EXT_CUDA
 
 VENV := .venv
@@ -18,9 +19,9 @@ TOOLS = PATH="$(BIN):$$(cat $(VENV)/tools_path):$$PATH"
 PIP := "$(BIN)/python" -m pip --disable-pip-version-check install -q -c $(VENV)/constraints.txt
 # The editable install and `make ext` share one CMake folder, so nothing is compiled twice.
 EDITABLE = $(TOOLS) VIA_EXT_BUILD_DIR=$(BUILD) MAX_JOBS=$(JOBS) $(PIP) --no-build-isolation -e
-CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES = $(shell find csrc tests/simt -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test lint format ext bench gpu-check clean stubs
+.PHONY: help demo test mutate lint format ext bench gpu-check clean stubs
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -31,6 +32,9 @@ demo: $(VENV)/.hf ext  ## decode real text with the embedded pair
 
 test: $(VENV)/.dev ext  ## all tests (PYTEST_ARGS="-k verify" for some)
 	"$(BIN)/python" -m pytest $(PYTEST_ARGS)
+
+mutate: $(VENV)/.dev  ## leave out one kernel barrier at a time: a test must notice (MUTATE_ARGS)
+	$(TOOLS) $(BIN)/python tests/simt/mutate.py $(MUTATE_ARGS)
 
 lint: $(VENV)/.dev  ## ruff, mypy, clang-format, and whether _C.pyi is current
 	$(TOOLS) ruff check .

@@ -110,10 +110,11 @@ VIA_DEVICE bool finish_unit(const VerifyArgs& args, const Work& work, QueueState
 VIA_DEVICE bool finish_item(const VerifyArgs& args, const Work& work, QueueState& state) {
   __syncthreads();
   if (threadIdx.x == 0) {
-    const unsigned before = prim::add_acq_rel(&args.ws.pending[work.batch_idx], 1u);
+    // Read before arriving: after that another block may already have begun the next round.
     const unsigned size = work.is_static ? static_cast<unsigned>(args.plan.first_rows +
                                                                  args.plan.first_drafts)
                                          : args.ws.round_size[work.batch_idx];
+    const unsigned before = prim::add_acq_rel(&args.ws.pending[work.batch_idx], 1u);
     state.is_last = before + 1 == size;
   }
   __syncthreads();

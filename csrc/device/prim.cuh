@@ -217,7 +217,8 @@ VIA_PRIM void bulk_load(void* shared, const void* global, unsigned bytes, mbar_t
 VIA_PRIM void fence_proxy_async() { VIA_SM90(asm volatile("fence.proxy.async;" :: : "memory")); }
 
 // Takes the next `count` elements of dynamic shared memory, 128-byte aligned. In the simulation a
-// red zone follows. Every thread of the block makes the same calls in the same order.
+// red zone follows. Every thread of the block makes the same calls in the same order; behind a
+// barrier they may start over from DYN_SMEM with another layout.
 template <typename T>
 VIA_PRIM T* carve(unsigned char*& free, std::size_t count) {
   T* part = reinterpret_cast<T*>(free);

@@ -28,10 +28,17 @@ inline void device_sync() {
   check_cuda(cudaGetLastError());
   check_cuda(cudaDeviceSynchronize());
 }
+// mbarriers and bulk copies came with sm_90.
+inline bool has_bulk_copies() {
+  int major = 0;
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
+  return major >= 9;
+}
 #else
 inline void* allocate(std::size_t bytes) { return simt::device_alloc(bytes); }
 inline void release(void* pointer) { simt::device_free(pointer); }
 inline void device_sync() {}
+inline bool has_bulk_copies() { return true; }
 #endif
 
 template <typename T>

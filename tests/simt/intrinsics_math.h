@@ -4,6 +4,9 @@
 // simt.h.
 #pragma once
 
+using std::isfinite;
+using std::isinf;
+using std::isnan;
 using std::max;
 using std::min;
 

@@ -36,9 +36,13 @@ def find_program(name: str) -> str | None:
 
 
 def build(
-    folder: Path, *definitions: str, targets: tuple[str, ...] = (), jobs: int | None = None
+    folder: Path,
+    *definitions: str,
+    source: Path = HERE,
+    targets: tuple[str, ...] = (),
+    jobs: int | None = None,
 ) -> None:
-    """Configures and compiles `targets` (all programs by default) in `folder`.
+    """Configures `source` in `folder` and compiles `targets` there (all programs by default).
 
     Raises NotPossible, or RuntimeError with the compiler's messages.
     """
@@ -50,7 +54,7 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        configure = [cmake, "-S", str(HERE), "-B", str(folder), "-G", "Ninja"]
+        configure = [cmake, "-S", str(source), "-B", str(folder), "-G", "Ninja"]
         configure += [f"-DCMAKE_MAKE_PROGRAM={ninja}", *definitions]
         result = subprocess.run(configure, capture_output=True, text=True, check=False)
         if "needs the CUDA headers" in result.stderr:

@@ -2,6 +2,8 @@
 // What the runtime tells the race detector. Only the race build links one.
 #pragma once
 
+#include <memory>
+
 #include "runtime.h"
 
 namespace via::simt {
@@ -11,6 +13,8 @@ class RaceDetector {
   virtual ~RaceDetector() = default;
   virtual void* allocate(std::size_t bytes) = 0;
   virtual void release(void* pointer) = 0;
+  // Red zones inside an allocation count as not allocated.
+  virtual void set_allocated(const void* pointer, std::size_t bytes, bool on) = 0;
   virtual void begin_launch(unsigned threads) = 0;
   // Threads first .. first + threads - 1 are block `linear_index`.
   virtual void begin_block(unsigned first, unsigned threads, unsigned linear_index) = 0;
@@ -32,6 +36,10 @@ class RaceDetector {
   };
   virtual void copy_begin(unsigned id, const Copy& copy) = 0;
   virtual void copy_end(unsigned id, const Copy& copy) = 0;
+  // A bulk copy is complete, and says so to `barrier` with what its thread knew when it began.
+  virtual std::shared_ptr<const void> knowledge(unsigned id) = 0;
+  virtual void bulk_end(const Copy& copy, const std::shared_ptr<const void>& at_begin,
+                        const void* barrier) = 0;
 };
 
 // Null in builds without a detector.

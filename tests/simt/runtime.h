@@ -86,9 +86,10 @@ void* device_alloc(std::size_t bytes);
 void device_free(void* pointer);
 void* dynamic_shared();
 void* static_shared(const void* key, std::size_t bytes);
-// Marks [pointer, pointer + bytes) of dynamic shared memory as a red zone.
+// A part of dynamic shared memory, and the size of the red zone behind it. Another part at the same
+// place begins a new layout from there on, filled with NaN.
 inline constexpr std::size_t kCarveGap = 128;
-void shared_gap(void* pointer, std::size_t bytes);
+void shared_part(void* part, std::size_t bytes, std::size_t gap_bytes);
 
 // ---- synchronisation ----
 enum class Vote { kNone, kCount, kAnd, kOr };

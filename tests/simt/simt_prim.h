@@ -165,7 +165,7 @@ template <typename T>
 inline T* carve(unsigned char*& free, std::size_t count) {
   T* part = reinterpret_cast<T*>(free);
   const std::size_t used = count * sizeof(T), padded = (used + 127) & ~std::size_t{127};
-  simt::shared_gap(free + used, padded - used + simt::kCarveGap);
+  simt::shared_part(free, used, padded - used + simt::kCarveGap);
   free += padded + simt::kCarveGap;
   return part;
 }

@@ -71,7 +71,8 @@ void verify_cuda(const VerifyParams& params, void* workspace) {
   cuda::launch_verify(params, workspace, limits, nullptr);
   const char* const bytes = static_cast<const char*>(workspace);
   for (std::size_t i = 0; i < verify_workspace_size(params); ++i) {
-    if (bytes[i] != 0) throw std::runtime_error("verify: work space byte " + std::to_string(i) + " is not zero");
+    if (bytes[i] != 0)
+      throw std::runtime_error("verify: work space byte " + std::to_string(i) + " is not zero");
   }
 }
 

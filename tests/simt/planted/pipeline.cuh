@@ -58,7 +58,6 @@ __global__ void __launch_bounds__(kThreads)
     a[i] = value % 1024;
     const int sum = warp_sum(value);
     if (thread % kWarpSize == 0) atomicAdd(&sums[round], sum);
-    grid_barrier<kBug>(barrier, sense);
   }
 }
 

@@ -20,8 +20,8 @@ SharedClock maximum(const SharedClock& a, const SharedClock& b) {
 }  // namespace
 
 void Clocks::begin_launch(unsigned threads) {
-  const auto zero = std::make_shared<const Clock>(threads, 0u);
-  threads_.assign(threads, Thread{});
+  const auto zero = std::make_shared<const Clock>(threads + 1, 0u);
+  threads_.assign(threads + 1, Thread{});
   for (Thread& thread : threads_) thread.base = zero;
   locations_.clear();
 }
@@ -140,6 +140,19 @@ void Clocks::read(unsigned id, const void* location, Order order) {
   } else {
     thread.pending = maximum(thread.pending, found->second);
   }
+}
+
+SharedClock Clocks::knowledge(unsigned id) {
+  const auto known = std::make_shared<const Clock>(snapshot(id));
+  ++threads_[id].now;
+  return known;
+}
+
+void Clocks::publish_copy(const SharedClock& clock, const void* location) {
+  auto known = std::make_shared<Clock>(*clock);
+  (*known)[engine()] = threads_[engine()].now++;
+  SharedClock& published = locations_[location];
+  published = maximum(published, known);
 }
 
 void Clocks::proxy_fence(unsigned id) {

@@ -27,6 +27,12 @@ class Clocks {
   bool knows(unsigned thread, unsigned other, std::uint32_t time) const;
   unsigned threads() const { return static_cast<unsigned>(threads_.size()); }
 
+  // The bulk copy engine counts as one more thread, behind the last. It knows nothing and moves on
+  // with every copy; whoever acquires `location` after publish() learns of the copy and of `clock`.
+  unsigned engine() const { return threads() - 1; }
+  SharedClock knowledge(unsigned thread);  // and moves on
+  void publish_copy(const SharedClock& clock, const void* location);
+
   void join(const unsigned* ids, std::size_t count);  // barrier
   void fence(unsigned thread);
   // Atomics, by the rules of C++: release and acquire, and fences around relaxed ones.

@@ -15,6 +15,9 @@ class Detector final : public RaceDetector {
  public:
   void* allocate(std::size_t bytes) override { return shadow_.allocate(bytes); }
   void release(void* pointer) override { shadow_.release(pointer); }
+  void set_allocated(const void* pointer, std::size_t bytes, bool on) override {
+    shadow_.set_allocated(pointer, bytes, on);
+  }
 
   void begin_launch(unsigned threads) override {
     if (threads > kMaxThreads) {
@@ -43,29 +46,30 @@ class Detector final : public RaceDetector {
     if (!write && shadow_.holds(pointer)) clocks_.read(id, pointer, order);
   }
 
-  // A copy counts as an access when it begins and again when it is complete: a missing wait and a
-  // refill that comes too early both show.
+  // A cp.async counts as an access when it begins and again when it is complete: a missing wait and
+  // a refill that comes too early both show. The second access of a bulk copy is the engine's.
   void copy_begin(unsigned id, const Copy& copy) override {
-    const Place place = place_of(copy.site);
-    const std::uint8_t flags = copy.bulk ? kBulk : kAsync;
-    if (reads_arena(copy)) {
-      if (copy.bulk) shadow_.check_proxy(copy.global, copy.source_bytes, {id, place, false, flags});
-      shadow_.touch(copy.global, copy.source_bytes, {id, place, false, flags});
-    }
+    read_source(id, copy);
     if (!shadow_.holds(copy.shared)) return;
-    if (copy.bulk) shadow_.check_proxy(copy.shared, copy.bytes, {id, place, true, flags});
-    shadow_.touch(copy.shared, copy.bytes, {id, place, true, flags});
+    const Access access = {id, place_of(copy.site), true, flags_of(copy)};
+    if (copy.bulk) shadow_.check_proxy(copy.shared, copy.bytes, access);
+    shadow_.touch(copy.shared, copy.bytes, access);
     shadow_.set_in_flight(copy.shared, copy.bytes, true);
   }
   void copy_end(unsigned id, const Copy& copy) override {
-    const Place place = place_of(copy.site);
-    const std::uint8_t flags = copy.bulk ? kBulk : kAsync;
-    if (reads_arena(copy)) {
-      shadow_.touch(copy.global, copy.source_bytes, {id, place, false, flags});
-    }
+    read_source(id, copy);
     if (!shadow_.holds(copy.shared)) return;
     shadow_.set_in_flight(copy.shared, copy.bytes, false);
-    shadow_.touch(copy.shared, copy.bytes, {id, place, true, flags});
+    shadow_.touch(copy.shared, copy.bytes, {id, place_of(copy.site), true, flags_of(copy)});
+  }
+  std::shared_ptr<const void> knowledge(unsigned id) override { return clocks_.knowledge(id); }
+  void bulk_end(const Copy& copy, const std::shared_ptr<const void>& at_begin,
+                const void* barrier) override {
+    if (shadow_.holds(copy.shared)) {
+      const Place place = place_of(copy.site);
+      shadow_.finish_bulk(copy.shared, copy.bytes, {clocks_.engine(), place, true, kBulk});
+    }
+    clocks_.publish_copy(std::static_pointer_cast<const Clock>(at_begin), barrier);
   }
 
   void access(const void* pointer, std::size_t bytes, bool write, const void* caller) {
@@ -79,8 +83,12 @@ class Detector final : public RaceDetector {
   }
 
  private:
-  bool reads_arena(const Copy& copy) const {
-    return copy.source_bytes != 0 && shadow_.holds(copy.global);
+  static std::uint8_t flags_of(const Copy& copy) { return copy.bulk ? kBulk : kAsync; }
+  void read_source(unsigned id, const Copy& copy) {
+    if (copy.source_bytes == 0 || !shadow_.holds(copy.global)) return;
+    const Access access = {id, place_of(copy.site), false, flags_of(copy)};
+    if (copy.bulk) shadow_.check_proxy(copy.global, copy.source_bytes, access);
+    shadow_.touch(copy.global, copy.source_bytes, access);
   }
 
   Clocks clocks_;

@@ -53,10 +53,9 @@ std::string where(Place place) {
 }
 
 std::string describe(const Access& access) {
-  std::string text = access.flags & kBulk     ? "bulk copy, "
-                     : access.flags & kAsync  ? "cp.async, "
-                     : access.flags & kAtomic ? "atomic "
-                                              : "";
+  // Of a bulk copy only the place is known: the engine is no thread of the kernel.
+  if (access.flags & kBulk) return "the bulk copy at " + where(access.place);
+  std::string text = access.flags & kAsync ? "cp.async, " : access.flags & kAtomic ? "atomic " : "";
   text += access.write ? "write by " : "read by ";
   const std::vector<StartedBlock>& blocks = names().blocks;
   for (std::size_t i = blocks.size(); i-- > 0;) {

@@ -57,6 +57,11 @@ void Shadow::release(void* pointer) {
   free_.emplace(bytes, static_cast<char*>(pointer));
 }
 
+void Shadow::set_allocated(const void* pointer, std::size_t bytes, bool on) {
+  Cell* cell = cells_ + (static_cast<const char*>(pointer) - arena_);
+  for (std::size_t i = 0; i < bytes; ++i) cell[i].allocated = on ? 1 : 0;
+}
+
 void Shadow::begin_launch() {
   ++launch_;
   readers_.clear();
@@ -172,6 +177,19 @@ void Shadow::touch(const void* pointer, std::size_t bytes, const Access& access)
 void Shadow::set_in_flight(const void* pointer, std::size_t bytes, bool on) {
   Cell* cell = cells_ + (static_cast<const char*>(pointer) - arena_);
   for (std::size_t i = 0; i < bytes; ++i) cell[i].in_flight = on ? 1 : 0;
+}
+
+void Shadow::finish_bulk(const void* pointer, std::size_t bytes, const Access& access) {
+  Cell* cell = cells_ + (static_cast<const char*>(pointer) - arena_);
+  for (std::size_t i = 0; i < bytes; ++i) {
+    cell[i].in_flight = 0;
+    cell[i].read_time = 0;
+    cell[i].readers = 0;
+    cell[i].write_time = clocks_.now(access.thread);
+    cell[i].write_thread = static_cast<std::uint16_t>(access.thread);
+    cell[i].write_place = access.place;
+    cell[i].write_flags = access.flags;
+  }
 }
 
 void Shadow::check_proxy(const void* pointer, std::size_t bytes, const Access& access) {

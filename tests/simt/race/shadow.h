@@ -30,6 +30,7 @@ class Shadow {
 
   void* allocate(std::size_t bytes);
   void release(void* pointer);
+  void set_allocated(const void* pointer, std::size_t bytes, bool on);
   void begin_launch();
   bool holds(const void* pointer) const {
     return arena_ != nullptr &&
@@ -39,6 +40,8 @@ class Shadow {
   // Checks the access against everything before it, then records it.
   void touch(const void* pointer, std::size_t bytes, const Access& access);
   void set_in_flight(const void* pointer, std::size_t bytes, bool on);
+  // A bulk copy is complete: the memory was written by `access`, which was checked at its begin.
+  void finish_bulk(const void* pointer, std::size_t bytes, const Access& access);
   // Bulk copies: ordinary writes before must have passed a proxy fence.
   void check_proxy(const void* pointer, std::size_t bytes, const Access& access);
 

@@ -22,8 +22,8 @@ struct BulkCopy {
   const char* global;
   unsigned bytes;
   void* barrier;
-  unsigned owner;
   Site site;
+  std::shared_ptr<const void> known_at_begin;  // race build
 };
 
 struct Engine {
@@ -71,8 +71,9 @@ void complete_one(std::size_t index) {
   copies.pop_back();
   poison(copy.shared, copy.bytes, false);
   std::memcpy(copy.shared, copy.global, copy.bytes);
-  if (race_detector() != nullptr) race_detector()->copy_end(copy.owner, as_race_copy(copy));
-  order(copy.owner, copy.barrier, kRelease, true, copy.site);
+  if (race_detector() != nullptr) {
+    race_detector()->bulk_end(as_race_copy(copy), copy.known_at_begin, copy.barrier);
+  }
   engine().transactions[copy.barrier] -= copy.bytes;
   store(copy.barrier, load(copy.barrier, copy.site));
 }
@@ -136,13 +137,12 @@ void bulk_copy(void* shared, const void* global, unsigned bytes, unsigned long l
   if (engine().unfenced.count(barrier) != 0) {
     fail("mbarrier", site, "no mbar_fence_init between mbar_init and this bulk copy");
   }
-  const BulkCopy copy = {static_cast<char*>(shared),
-                         static_cast<const char*>(global),
-                         bytes,
-                         barrier,
-                         runtime().self->id,
-                         site};
-  if (race_detector() != nullptr) race_detector()->copy_begin(copy.owner, as_race_copy(copy));
+  BulkCopy copy = {
+      static_cast<char*>(shared), static_cast<const char*>(global), bytes, barrier, site, nullptr};
+  if (race_detector() != nullptr) {
+    copy.known_at_begin = race_detector()->knowledge(runtime().self->id);
+    race_detector()->copy_begin(runtime().self->id, as_race_copy(copy));
+  }
   std::memset(shared, 0xff, bytes);
   poison(shared, bytes, true);
   engine().copies.push_back(copy);

@@ -64,6 +64,7 @@ struct Barrier {
 };
 
 struct Gap {
+  unsigned char* part;  // what it protects
   unsigned char* begin;
   std::size_t bytes;
 };

@@ -38,9 +38,25 @@ void release(void* pointer) {
 
 std::size_t static_gap() { return VIA_SIMT_ASAN || race_detector() != nullptr ? 0 : kStaticGap; }
 
+// Takes memory out of use, or back into use, for the builds that see an access at once.
+void set_red_zone(const void* pointer, std::size_t bytes, bool on) {
+  poison(pointer, bytes, on);
+  if (race_detector() != nullptr) race_detector()->set_allocated(pointer, bytes, !on);
+}
+
 std::size_t overwritten_at(const unsigned char* begin, std::size_t bytes) {
   return static_cast<std::size_t>(
       std::find_if(begin, begin + bytes, [](unsigned char c) { return c != kPattern; }) - begin);
+}
+
+void check_gap(const Block& block, const Gap& gap) {
+  poison(gap.begin, gap.bytes, false);
+  const std::size_t at = overwritten_at(gap.begin, gap.bytes);
+  if (at < gap.bytes) {
+    fail("shared memory overflow", Site{},
+         "red zone behind dynamic offset %td overwritten at +%zu, block %u",
+         gap.begin - block.dynamic, at, block.index.x);
+  }
 }
 
 }  // namespace
@@ -74,7 +90,7 @@ void create_shared(Block& block) {
   block.dynamic = static_cast<unsigned char*>(allocate(dynamic_room(), kDynamicAlignment));
   std::memset(block.dynamic, 0xff, asked);
   std::memset(block.dynamic + asked, kPattern, kSlack);
-  poison(block.dynamic + asked, kSlack, true);
+  set_red_zone(block.dynamic + asked, kSlack, true);
 }
 
 void* dynamic_shared() { return runtime().self->home->dynamic; }
@@ -89,45 +105,36 @@ void* static_shared(const void* key, std::size_t bytes) {
   return array.begin;
 }
 
-void shared_gap(void* pointer, std::size_t bytes) {
+void shared_part(void* pointer, std::size_t bytes, std::size_t gap_bytes) {
   Block& block = *runtime().self->home;
-  auto* begin = static_cast<unsigned char*>(pointer);
-  std::size_t last_end = 0, gaps_before = 0;
-  for (const Gap& gap : block.gaps) {
-    if (gap.begin == begin) return;  // another thread carved the same
-    if (gap.begin < begin) {
-      last_end = std::max<std::size_t>(last_end, gap.begin + gap.bytes - block.dynamic);
-      ++gaps_before;
-    }
+  std::vector<Gap>& gaps = block.gaps;
+  auto* part = static_cast<unsigned char*>(pointer);
+  unsigned char* end = part + bytes;
+  for (const Gap& gap : gaps) {
+    if (gap.part == part && gap.begin == end) return;  // another thread carved the same
   }
-  const std::size_t end = static_cast<std::size_t>(begin - block.dynamic);
-  const std::size_t asked = runtime().config.shared_bytes;
-  if (block.dynamic == nullptr || end > asked + gaps_before * kCarveGap) {
+  while (!gaps.empty() && gaps.back().part >= part) {
+    check_gap(block, gaps.back());
+    set_red_zone(gaps.back().begin, gaps.back().bytes, false);
+    gaps.pop_back();
+  }
+  // What the launch must have given: without the red zones, which only exist here.
+  const std::size_t needed =
+      static_cast<std::size_t>(end - block.dynamic) - gaps.size() * kCarveGap;
+  if (block.dynamic == nullptr || needed > runtime().config.shared_bytes) {
     fail("dynamic shared memory too small", Site{}, "carving needs %zu bytes, the launch gave %zu",
-         end - gaps_before * kCarveGap, asked);
+         needed, runtime().config.shared_bytes);
   }
-  if (gaps_before >= kMaxCarves) fail("carve", Site{}, "more than %zu parts", kMaxCarves);
-  poison(block.dynamic + last_end, end - last_end + bytes, false);
-  // The part may lie where the pattern was: it starts as NaN like all shared memory.
-  if (end > asked) {
-    const std::size_t from = std::max(last_end, asked);
-    std::memset(block.dynamic + from, 0xff, end - from);
-  }
-  std::memset(begin, kPattern, bytes);
-  poison(begin, bytes, true);
-  block.gaps.push_back({begin, bytes});
+  if (gaps.size() >= kMaxCarves) fail("carve", Site{}, "more than %zu parts", kMaxCarves);
+  set_red_zone(part, bytes + gap_bytes, false);
+  std::memset(part, 0xff, bytes);
+  std::memset(end, kPattern, gap_bytes);
+  set_red_zone(end, gap_bytes, true);
+  gaps.push_back({part, end, gap_bytes});
 }
 
 void check_red_zones(const Block& block) {
-  for (const Gap& gap : block.gaps) {
-    poison(gap.begin, gap.bytes, false);
-    const std::size_t at = overwritten_at(gap.begin, gap.bytes);
-    if (at < gap.bytes) {
-      fail("shared memory overflow", Site{},
-           "red zone behind dynamic offset %td overwritten at +%zu, block %u",
-           gap.begin - block.dynamic, at, block.index.x);
-    }
-  }
+  for (const Gap& gap : block.gaps) check_gap(block, gap);
   for (const auto& [key, array] : block.statics) {
     const std::size_t at = overwritten_at(array.begin + array.bytes, static_gap());
     if (at < static_gap()) {

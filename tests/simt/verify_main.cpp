@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// verify's kernel against verify_cpu: small random trees, every rule, filters, masks and residuals
+// by chance. Decisions must be equal, ratios and log-probabilities close, and the work space must
+// be zero again. Arguments: number of cases, seed.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "cuda/verify_launch.cuh"
+#include "gpu_or_simt.h"
+#include "via/verify.h"
+
+namespace via {
+namespace {
+
+using testing::Checker;
+using testing::DeviceBuffer;
+
+std::mt19937 random_bits;
+int below(int n) { return static_cast<int>(random_bits() % static_cast<unsigned>(n)); }
+float uniform() { return static_cast<float>(random_bits() >> 8) * 0x1p-24f; }
+
+// The outputs of one call.
+struct Outputs {
+  Outputs(int batch, int nodes, bool with_route)
+      : ratios(batch * nodes + 1, 7.0f),
+        logprobs(batch * (nodes + 1), 7.0f),
+        tiers(batch * nodes + 1, std::uint8_t{77}),
+        path(batch * nodes + 1, 77),
+        num_accepted(batch, 77),
+        next_row(batch, 77),
+        status(batch, 77),
+        next_token(batch, std::int64_t{77}),
+        escalate(batch, false),
+        with_route(with_route) {}
+  Verification view() {
+    Verification out;
+    out.ratios = with_route ? ratios.data() : nullptr;
+    out.tiers = with_route ? tiers.data() : nullptr;
+    out.path = path.data();
+    out.num_accepted = num_accepted.data();
+    out.next_token = next_token.data();
+    out.next_row = next_row.data();
+    out.escalate = escalate.data();
+    out.logprobs = logprobs.data();
+    out.status = status.data();
+    return out;
+  }
+  DeviceBuffer<float> ratios, logprobs;
+  DeviceBuffer<std::uint8_t> tiers;
+  DeviceBuffer<std::int32_t> path, num_accepted, next_row, status;
+  DeviceBuffer<std::int64_t> next_token;
+  DeviceBuffer<bool> escalate;
+  bool with_route;
+};
+
+template <typename T>
+bool equal(DeviceBuffer<T>& a, DeviceBuffer<T>& b) {
+  return std::equal(a.begin(), a.end(), b.begin());
+}
+bool close(DeviceBuffer<float>& a, DeviceBuffer<float>& b) {
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const bool near = std::fabs(a[i] - b[i]) <= 1e-5f * (1.0f + std::fabs(b[i]));
+    if (!near && a[i] != b[i]) return false;
+  }
+  return true;
+}
+
+void check_case(int number, Checker& checker) {
+  const int batch = 1 + below(2), nodes = below(6), vocab = 40 + below(5000);
+  const int rows = batch * (nodes + 1), words = (vocab + 31) / 32;
+  VerifyParams p;
+  p.batch_size = batch;
+  p.num_nodes = nodes;
+  p.vocab_size = p.draft_vocab_size = vocab;
+  p.rule = static_cast<Rule>(below(3));
+  p.num_threads = 1;
+  p.accept_threshold.value = 0.6f;
+  p.escalate_threshold.value = 0.1f;
+  p.filter.top_p.value = 1.0f;
+  if (below(3) != 0) p.filter.temperature.value = 0.5f + uniform();
+  if (below(3) == 0) p.filter.top_k.value = 1 + below(vocab);
+  if (below(3) == 0) p.filter.top_p.value = 0.2f + 0.8f * uniform();
+  if (below(3) == 0) p.filter.min_p.value = 0.05f;
+
+  DeviceBuffer<float> logits(static_cast<std::size_t>(rows) * vocab), uniforms(rows);
+  for (float& logit : logits) logit = 4.0f * uniform();
+  for (float& value : uniforms) value = uniform();
+  DeviceBuffer<std::int64_t> tokens(batch * nodes + 1), parents(batch * nodes + 1);
+  DeviceBuffer<float> drafts(static_cast<std::size_t>(batch) * nodes * vocab + 1);
+  for (int i = 0; i < batch * nodes; ++i) {
+    const int node = i % nodes, request = i / nodes;
+    parents[i] = below(2) != 0 ? node - 1 : below(node + 1) - 1;
+    tokens[i] = below(vocab);
+    // A token that its parent's row likes, so that paths grow.
+    const std::size_t row = static_cast<std::size_t>(request) * (nodes + 1) + parents[i] + 1;
+    if (below(4) != 0) logits[row * vocab + tokens[i]] = 8.0f + uniform();
+  }
+  for (float& value : drafts) value = uniform() / static_cast<float>(vocab) * 2.0f;
+  DeviceBuffer<std::int32_t> allowed(static_cast<std::size_t>(rows) * words, -1);
+  for (std::int32_t& word : allowed) word &= ~(1 << below(31));
+
+  p.draft_token_ids = {tokens.data(), DType::kInt64, {nodes}};
+  p.parents = {parents.data(), DType::kInt64, {nodes}};
+  p.logits = {logits.data(), DType::kFloat32, {std::int64_t{nodes + 1} * vocab, vocab}};
+  p.uniform_samples = {uniforms.data(), DType::kFloat32, {nodes + 1}};
+  if (below(2) != 0) {
+    p.draft_probs = {drafts.data(), DType::kFloat32, {std::int64_t{nodes} * vocab, vocab}};
+  }
+  if (below(3) == 0) {
+    p.allowed = {allowed.data(), DType::kInt32, {std::int64_t{nodes + 1} * words, words}};
+  }
+
+  Outputs host(batch, nodes, p.rule == Rule::kRoute), device(batch, nodes, p.rule == Rule::kRoute);
+  p.out = host.view();
+  verify_cpu(p);
+  p.out = device.view();
+  DeviceBuffer<char> workspace(cuda::workspace_bytes(p), '\0');
+  const cuda::DeviceLimits limits = {1 + below(3), 1 + below(2), below(2) != 0 ? 1.0 : 8e6};
+  cuda::launch_verify(p, workspace.data(), limits, nullptr);
+  testing::device_sync();
+
+  const int rule = static_cast<int>(p.rule);
+  checker.expect(equal(device.path, host.path) && equal(device.num_accepted, host.num_accepted),
+                 "case %d, rule %d: path", number, rule);
+  checker.expect(equal(device.next_token, host.next_token) && equal(device.next_row, host.next_row),
+                 "case %d, rule %d: next token", number, rule);
+  checker.expect(equal(device.escalate, host.escalate) && equal(device.status, host.status) &&
+                     equal(device.tiers, host.tiers),
+                 "case %d, rule %d: route or status", number, rule);
+  checker.expect(close(device.ratios, host.ratios) && close(device.logprobs, host.logprobs),
+                 "case %d, rule %d: ratios or log-probabilities", number, rule);
+  checker.expect(std::all_of(workspace.begin(), workspace.end(), [](char c) { return c == 0; }),
+                 "case %d, rule %d: the work space is not zero", number, rule);
+}
+
+int run(int argc, char** argv) {
+  const int cases = argc > 1 ? std::atoi(argv[1]) : 12;
+  random_bits.seed(argc > 2 ? static_cast<unsigned>(std::atoi(argv[2])) : 1u);
+  Checker checker;
+  for (int i = 0; i < cases; ++i) check_case(i, checker);
+  return checker.status();
+}
+
+}  // namespace
+}  // namespace via
+
+int main(int argc, char** argv) { return via::run(argc, argv); }
