@@ -18,7 +18,7 @@ import pytest
 
 # The operations that the simulated module runs as kernels, and where Python calls them.
 OPERATIONS = {"compact_kv": "via_ext.ops._compact", "verify": "via_ext.ops._verify"}
-SIMULATED = ("compact_kv",)
+SIMULATED = ("compact_kv", "verify")
 FOLDER = Path(__file__).parent.parent / "build" / "simt"
 SLOWNESS = 20
 

@@ -13,6 +13,13 @@
 #define VIA_HD inline
 #endif
 
+// Functions of kernels: of the device, or of the simulation that runs kernels on the host.
+#if defined(__CUDACC__)
+#define VIA_DEVICE __device__ __forceinline__
+#else
+#define VIA_DEVICE inline
+#endif
+
 #if defined(VIA_ISA_NAMESPACE)
 #define VIA_CORE_BEGIN inline namespace VIA_ISA_NAMESPACE {
 #else

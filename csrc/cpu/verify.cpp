@@ -22,7 +22,4 @@ void verify_cpu(const VerifyParams& params) {
   });
 }
 
-// The CPU keeps its buffers per thread.
-std::size_t verify_workspace_size(const VerifyParams&, Device) { return 0; }
-
 }  // namespace via

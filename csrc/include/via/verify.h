@@ -68,7 +68,7 @@ void verify_cpu(const VerifyParams& params);
 void verify_cuda(const VerifyParams& params, void* workspace);
 
 // Bytes of work space that verify_cuda needs for sizes like these. The caller zeroes it once; every
-// call leaves it ready for the next one.
+// call leaves it zero, so calls of any shape that fits may follow each other.
 std::size_t verify_workspace_size(const VerifyParams& params);
 
 }  // namespace via

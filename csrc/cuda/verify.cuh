@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+// verify on CUDA: one launch from logits to decisions (algorithm.md sections 2 and 4).
+//   r(v) = s_u(v) / max_w s_u(w), three-way routing, lossless acceptance u p(x) < q(x), recovered
+//   and bonus token, log-probabilities, status
+// Mapping: blocks of 256 threads take units of work, some 2048-token chunks of one row, a warp to a
+// chunk (cuda/verify_scan.cuh). The last block to finish a row merges and filters it; the last to
+// finish a request's rows walks its tree (cuda/verify_decide.cuh), decides, or asks for the rows it
+// turns out to need, which any block then takes (cuda/verify_queue.cuh). A small problem reads all
+// rows at once, a large one only those on the walk.
+// Bytes: rows with a child (route), rows on the walk (greedy, sample), once; plus 16 per chunk.
+// Numerics: cuda/verify_scan.cuh; no float atomics, every sum in an order of its own: results are
+// bitwise repeatable and independent of grid and batch.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/verify_decide.cuh"
+
+namespace via::cuda {
+
+// First row of a request's walk that an earlier call has not decided.
+VIA_DEVICE int base_row(const VerifyArgs& args, int batch_idx) {
+  if (!args.has_resume) return 0;
+  const std::int64_t accepted = args.resume.num_accepted[batch_idx];
+  if (accepted <= 0 || accepted > args.p.num_nodes) return 0;
+  const int node = args.resume.path[batch_idx * std::int64_t{args.p.num_nodes} + accepted - 1];
+  return node >= 0 && node < args.p.num_nodes ? row_of_node(node) : 0;
+}
+
+// Node exists and its id is a token; ancestors are not looked at.
+VIA_DEVICE bool has_token(const VerifyParams& p, int batch_idx, int node_idx) {
+  if (node_idx >= p.num_nodes || node_idx >= node_count(p, batch_idx)) return false;
+  return node_kind(node_token(p, batch_idx, node_idx), p.vocab_size) == NodeKind::kToken;
+}
+
+// Whether the row of a static item can matter. Reads a few words only; every thread calls, with the
+// same result.
+VIA_DEVICE bool is_row_needed(const VerifyArgs& args, int batch_idx, int row_idx, int base,
+                              const RequestParams& params) {
+  const VerifyParams& p = args.p;
+  if (args.has_resume && !args.resume.escalate[batch_idx]) return false;
+  if (row_idx > p.num_nodes) return false;
+  if (params.is_refused) return row_idx == base;
+  if (p.rule != Rule::kRoute) return row_idx == base || has_token(p, batch_idx, row_idx - 1);
+  const int i = static_cast<int>(threadIdx.x);
+  const bool is_child =
+      i < p.num_nodes && node_parent(p, batch_idx, i) == row_idx - 1 && has_token(p, batch_idx, i);
+  if (__syncthreads_or(is_child) != 0) return true;
+  const bool may_be_reached = row_idx == 0 || has_token(p, batch_idx, row_idx - 1);
+  return bonus_is_allowed(params.tau) && may_be_reached && (row_idx == 0 || args.plan.reads_leaves);
+}
+
+// Moves a static item to where the request's walk starts; false if there is nothing to read.
+VIA_DEVICE bool place_static_work(const VerifyArgs& args, const RequestParams& params, Work& work) {
+  const int base = base_row(args, work.batch_idx);
+  const bool is_chain = args.p.parents.data == nullptr;
+  if (work.kind == ItemKind::kTarget) {
+    const int offset = work.slot;
+    work.slot = base + offset <= args.p.num_nodes ? base + offset : offset - 1 - args.p.num_nodes + base;
+    if (base + offset > args.p.num_nodes || (base > 0 && !is_chain && offset > 0)) return false;
+    return is_row_needed(args, work.batch_idx, work.slot, base, params);
+  }
+  const int node = work.slot - args.draft_slot(0);
+  if (args.has_resume && !args.resume.escalate[work.batch_idx]) return false;
+  return uses_draft_probs(args.p, params) && has_token(args.p, work.batch_idx, node);
+}
+
+// Chunks of a row that a unit covers.
+struct ChunkRange {
+  int first;
+  int last;
+};
+VIA_DEVICE ChunkRange unit_chunks(const VerifyArgs& args, int unit, int chunks) {
+  const std::int64_t units = args.plan.units;
+  return {static_cast<int>(unit * std::int64_t{chunks} / units),
+          static_cast<int>((unit + 1) * std::int64_t{chunks} / units)};
+}
+
+VIA_DEVICE void run_unit(const VerifyArgs& args, const Work& work, const RequestParams& params,
+                         VerifyShared& shared, unsigned long long* fixed) {
+  if (work.kind == ItemKind::kTarget) {
+    const ChunkRange range = unit_chunks(args, work.unit, args.plan.chunks);
+    scan_unit(target_row(args.p, work.batch_idx, work.slot), params.scale(), range.first,
+              range.last, chunk_records(args, work.batch_idx, work.slot),
+              args.plan.stores_lane_max ? lane_maxima(args, work.batch_idx, work.slot) : nullptr);
+  } else if (work.kind == ItemKind::kDraft) {
+    if (!args.p.draft_probs_are_logits) return;
+    const ChunkRange range = unit_chunks(args, work.unit, args.plan.draft_chunks);
+    scan_unit(draft_row(args.p, work.batch_idx, work.slot - args.draft_slot(0)),
+              exponent_scale(1.0f), range.first, range.last,
+              chunk_records(args, work.batch_idx, work.slot), nullptr);
+  } else if (work.kind == ItemKind::kResidual) {
+    const int node = work.slot - args.draft_slot(0);
+    load_request(args.p, work.batch_idx, shared.request);
+    if (threadIdx.x == 0) {
+      list_rejections(args, work.batch_idx, shared.request, node, shared.rejected);
+    }
+    __syncthreads();
+    const int row_idx = row_of_node(shared.request.parent[node]);
+    const Law law = target_law(args, work.batch_idx, row_idx, shared.request.params,
+                               row_record(args, work.batch_idx, row_idx));
+    const ChunkRange range = unit_chunks(args, work.unit, args.plan.chunks);
+    residual_unit(args, work.batch_idx, shared.request, law, node, shared.rejected, range.first,
+                  range.last, fixed, shared.draw.scratch);
+  }
+}
+
+// p of the node's own token, where it takes more than reading one element.
+VIA_DEVICE RowRecord finish_draft(const VerifyArgs& args, int batch_idx, int node,
+                                  VerifyShared& shared) {
+  const VerifyParams& p = args.p;
+  const Row row = draft_row(p, batch_idx, node);
+  const std::int64_t token = node_token(p, batch_idx, node);
+  const float scale = exponent_scale(1.0f);
+  RowRecord record = {};
+  if (p.draft_probs_are_logits) {
+    record = merge_chunks(chunk_records(args, batch_idx, args.draft_slot(node)),
+                          args.plan.draft_chunks, scale, shared.draw.scratch);
+  }
+  const auto column = [&](std::int64_t idx) -> double {
+    if (!p.draft_probs_are_logits) return raw_value(row, idx);
+    if (record.max == kPosInf) return idx == record.argmax ? 1.0 : 0.0;
+    if (!(record.max > kNegInf)) return 0.0;
+    return probability(logit_at(row, idx), scale, record.sum, exponent_of(record.max, scale));
+  };
+  if (p.draft_to_target.data == nullptr) {
+    record.probability = column(token);
+  } else {
+    double sum = 0.0;
+    unsigned flags = 0;
+    for (std::int64_t c = threadIdx.x; c < row.size; c += kThreads) {
+      const std::int64_t target = read_int(p.draft_to_target, c);
+      if (target < 0 || target >= p.vocab_size) flags |= kRowHasBadId;
+      if (target != token) continue;
+      const double value = column(c);
+      if (value != value) flags |= kRowHasNan;
+      if (value > 0.0) sum += value;
+    }
+    record.probability = Block::sum(sum, shared.draw.scratch);
+    if (__syncthreads_or(static_cast<int>(flags & kRowHasNan)) != 0) record.flags |= kRowHasNan;
+    if (__syncthreads_or(static_cast<int>(flags & kRowHasBadId)) != 0) {
+      record.flags |= kRowHasBadId;
+    }
+  }
+  record.flags |= kRowScanned;
+  return record;
+}
+
+// What follows when all units of an item are done.
+VIA_DEVICE void complete_item(const VerifyArgs& args, const Work& work, const RequestParams& params,
+                              VerifyShared& shared) {
+  RowRecord& stored = row_record(args, work.batch_idx, work.slot);
+  ChunkRecord* const records = chunk_records(args, work.batch_idx, work.slot);
+  if (work.kind == ItemKind::kDraft) {
+    const RowRecord record =
+        finish_draft(args, work.batch_idx, work.slot - args.draft_slot(0), shared);
+    if (threadIdx.x == 0) stored = record;
+    return;
+  }
+  if (work.kind == ItemKind::kResidual) {
+    const int node = work.slot - args.draft_slot(0);
+    const double* const masses =
+        residual_masses(args, work.batch_idx, residual_buffer(shared.rejected.count));
+    double mass = 0.0;
+    for (int c = static_cast<int>(threadIdx.x); c < args.plan.chunks; c += kThreads) {
+      mass += masses[c];
+    }
+    mass = Block::sum(mass, shared.draw.scratch);
+    if (threadIdx.x != 0) return;
+    RowRecord& draft = row_record(args, work.batch_idx, args.draft_slot(node));
+    draft.residual = mass;
+    draft.flags |= kRowRejected;
+    return;
+  }
+  const float scale = params.scale();
+  RowRecord record = stored;
+  bool filters = true;
+  if (work.kind == ItemKind::kTarget) {
+    record = merge_chunks(records, args.plan.chunks, scale, shared.draw.scratch);
+    filters = args.p.rule != Rule::kRoute;
+  }
+  const bool can_filter = params.needs_filter(args.p.vocab_size) && record.max > kNegInf &&
+                          record.max < kPosInf;
+  if (!can_filter) {
+    record.flags |= kRowFiltered;
+  } else if (filters) {
+    record = filter_row(target_row(args.p, work.batch_idx, work.slot), record, params.filters,
+                        scale, records, args.plan.chunks,
+                        lane_maxima(args, work.batch_idx, work.slot), shared.buffer, shared.select);
+  }
+  if (threadIdx.x == 0) stored = record;
+}
+
+__global__ void __launch_bounds__(kThreads, 3)
+    verify_kernel(const __grid_constant__ VerifyArgs args) {
+  // Raw memory: shared memory has no constructors.
+  SMEM(uint4, memory, [(sizeof(VerifyShared) + sizeof(uint4) - 1) / sizeof(uint4)]);
+  VerifyShared& shared = *reinterpret_cast<VerifyShared*>(&memory);
+  DYN_SMEM(dynamic);
+  auto* const fixed = reinterpret_cast<unsigned long long*>(dynamic);  // [kChunk] with an id map
+  Work work;
+  for (unsigned round = 0; take_work(args, round, shared.queue, work); ++round) {
+    const RequestParams params = read_request_params(args.p, work.batch_idx);
+    const bool runs = !work.is_static || place_static_work(args, params, work);
+    if (runs) run_unit(args, work, params, shared, fixed);
+    if (!finish_unit(args, work, shared.queue)) continue;
+    if (runs) complete_item(args, work, params, shared);
+    if (finish_item(args, work, shared.queue)) decide(args, work.batch_idx, shared, fixed);
+  }
+  leave_queue(args, shared.queue);
+}
+
+}  // namespace via::cuda

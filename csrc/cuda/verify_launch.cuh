@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+// Launching verify: how a call is cut into units, how much work space it takes, and where things
+// lie in it. Compiled by nvcc for the GPU and by the host compiler for the simulation.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "cuda/verify.cuh"
+
+namespace via::cuda {
+
+// What the launch needs to know of the device.
+struct DeviceLimits {
+  int multiprocessors;
+  int blocks_per_multiprocessor;
+  // A round that reads less than this lasts about as long as asking for another one (a few
+  // microseconds at 4 TB/s), so that much may be read on suspicion.
+  double speculative_bytes = 8e6;
+};
+
+inline constexpr unsigned long long kWatchdogNs = 10'000'000'000ull;
+// Tickets are 32-bit.
+inline constexpr double kMaxTickets = 2e9;
+
+// Whether some request may have to be filtered, and whether that takes a selection.
+inline bool may_draw(const VerifyParams& p) {
+  return p.filter.temperature.data != nullptr || p.filter.temperature.value > 0.0f;
+}
+inline bool may_select(const VerifyParams& p) {
+  const FilterParams& f = p.filter;
+  const bool top_k = f.top_k.data != nullptr || (f.top_k.value > 0 && f.top_k.value < p.vocab_size);
+  return may_draw(p) && (top_k || f.top_p.data != nullptr || f.top_p.value < 1.0f);
+}
+inline bool may_filter(const VerifyParams& p) {
+  const bool min_p = p.filter.min_p.data != nullptr || p.filter.min_p.value > 0.0f;
+  return may_select(p) || (may_draw(p) && min_p);
+}
+
+inline unsigned long long watchdog_ns() {
+  const char* const text = std::getenv("VIA_EXT_WATCHDOG_MS");
+  const long long ms = text != nullptr ? std::atoll(text) : 0;
+  return ms > 0 ? static_cast<unsigned long long>(ms) * 1'000'000ull : kWatchdogNs;
+}
+
+inline Plan make_plan(const VerifyParams& p, const DeviceLimits& limits) {
+  Plan plan;
+  const std::int64_t batch = p.batch_size, nodes = p.num_nodes;
+  const auto chunks_of = [](std::int64_t size) {
+    return static_cast<std::int32_t>((size + kChunk - 1) / kChunk);
+  };
+  const bool has_draft = p.draft_probs.data != nullptr;
+  plan.chunks = chunks_of(p.vocab_size);
+  plan.draft_chunks = has_draft ? chunks_of(p.draft_vocab_size) : 0;
+  const double item_bytes = p.logits.dtype == DType::kFloat32 ? 4.0 : 2.0;
+  const double row_bytes = static_cast<double>(p.vocab_size) * item_bytes;
+  const double rows = std::max(limits.speculative_bytes / (static_cast<double>(batch) * row_bytes), 1.0);
+  plan.window = static_cast<std::int32_t>(std::min(rows, static_cast<double>(nodes + 1)));
+  plan.reads_leaves = plan.window == nodes + 1;
+  plan.first_rows = p.rule == Rule::kRoute ? static_cast<std::int32_t>(nodes + 1) : plan.window;
+  const bool judges_drafts =
+      has_draft &&
+      (p.rule == Rule::kSample || (p.rule == Rule::kRoute && p.use_draft_threshold));
+  plan.scans_drafts =
+      judges_drafts && (p.draft_probs_are_logits || p.draft_to_target.data != nullptr);
+  if (plan.scans_drafts) {
+    plan.first_drafts = static_cast<std::int32_t>(
+        p.rule == Rule::kRoute ? nodes : std::min<std::int64_t>(plan.first_rows, nodes));
+  }
+  plan.has_residuals = judges_drafts && p.rule == Rule::kSample;
+  plan.stores_lane_max = may_select(p);
+  // Enough blocks to fill the machine, and no units of less than a chunk per warp.
+  const std::int64_t items = batch * (plan.first_rows + plan.first_drafts);
+  const std::int64_t slots =
+      std::int64_t{limits.multiprocessors} * limits.blocks_per_multiprocessor;
+  const std::int64_t finest = (std::max(plan.chunks, plan.draft_chunks) + kWarps - 1) / kWarps;
+  const std::int64_t wanted = (4 * slots + items - 1) / items;
+  plan.units = static_cast<std::int32_t>(std::max<std::int64_t>(std::min(finest, wanted), 1));
+  const double tickets = static_cast<double>(batch) * (3.0 * nodes + 1.0) * plan.units;
+  if (tickets > kMaxTickets) {
+    throw std::runtime_error("verify: the batch must be smaller on CUDA, got " +
+                             std::to_string(batch) + " requests");
+  }
+  plan.static_units = static_cast<unsigned>(items * plan.units);
+  const bool reads_all = plan.first_rows == nodes + 1 &&
+                         (p.rule != Rule::kRoute || plan.reads_leaves) && p.resume == nullptr;
+  plan.is_closed = reads_all && !plan.has_residuals &&
+                   !(p.rule == Rule::kRoute && may_filter(p));
+  plan.item_capacity = plan.is_closed ? 0 : static_cast<std::int32_t>(batch * (4 * nodes + 2));
+  plan.watchdog_ns = watchdog_ns();
+  return plan;
+}
+
+// Hands out parts of the work space, or only counts where `base` is null.
+class Carver {
+ public:
+  explicit Carver(void* base) : base_(static_cast<char*>(base)) {}
+  template <typename T>
+  T* take(std::int64_t count) {
+    constexpr std::size_t kAlign = 256;
+    T* const part = reinterpret_cast<T*>(base_ + used_);
+    used_ += (static_cast<std::size_t>(count) * sizeof(T) + kAlign - 1) / kAlign * kAlign;
+    return part;
+  }
+  std::size_t used() const { return used_; }
+
+ private:
+  char* base_;
+  std::size_t used_ = 0;
+};
+
+// Where everything lies; returns the bytes.
+inline std::size_t lay_out(const VerifyParams& p, const Plan& plan, void* base, Workspace& ws) {
+  Carver carver(base);
+  const std::int64_t batch = p.batch_size, nodes = p.num_nodes;
+  const std::int64_t rows = batch * (nodes + 1), slots = batch * (2 * nodes + 1);
+  ws.queue = carver.take<QueueHead>(1);
+  ws.items = carver.take<Item>(plan.item_capacity);
+  ws.pending = carver.take<unsigned>(batch);
+  ws.round_size = carver.take<unsigned>(batch);
+  ws.arrivals = carver.take<unsigned>(slots);
+  ws.rows = carver.take<RowRecord>(slots);
+  ws.chunks = carver.take<ChunkRecord>(rows * plan.chunks);
+  ws.draft_chunks = carver.take<ChunkRecord>(
+      plan.scans_drafts && p.draft_probs_are_logits ? batch * nodes * plan.draft_chunks : 0);
+  ws.lane_max = carver.take<float>(plan.stores_lane_max ? rows * plan.chunks * kWarpSize : 0);
+  ws.residual_mass = carver.take<double>(plan.has_residuals ? 2 * batch * plan.chunks : 0);
+  ws.sibling_weight = carver.take<float>(plan.has_residuals ? 2 * batch * nodes : 0);
+  return carver.used();
+}
+
+inline std::size_t workspace_bytes(const VerifyParams& p) {
+  Workspace ws;
+  return lay_out(p, make_plan(p, {1, 1}), nullptr, ws);
+}
+
+// Starts the kernel on the stream. `workspace` holds workspace_bytes, zeroed once; the launch leaves
+// zero what has to be.
+inline void launch_verify(const VerifyParams& p, void* workspace, const DeviceLimits& limits,
+                          prim::Stream stream) {
+  VerifyArgs args;
+  args.p = p;
+  args.has_resume = p.resume != nullptr;
+  if (args.has_resume) args.resume = *p.resume;
+  args.plan = make_plan(p, limits);
+  lay_out(p, args.plan, workspace, args.ws);
+  const unsigned slots =
+      static_cast<unsigned>(limits.multiprocessors * limits.blocks_per_multiprocessor);
+  const unsigned useful = args.plan.is_closed
+                              ? args.plan.static_units
+                              : std::max(args.plan.static_units,
+                                         static_cast<unsigned>(p.batch_size * args.plan.units));
+  const std::size_t mapped =
+      p.draft_to_target.data != nullptr ? kChunk * sizeof(unsigned long long) : 0;
+  LAUNCH(verify_kernel, std::min(slots, useful), kThreads, mapped, stream, args);
+}
+
+}  // namespace via::cuda

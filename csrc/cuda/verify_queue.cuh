@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+// The work queue of one launch. Items known before the launch are dealt out by block index; what a
+// request asks for later is published behind them and taken by ticket. A block that holds a ticket
+// runs, and what it waits for is published by another that runs, so the queue needs no co-residency
+// and the results do not depend on who takes what. Counters are zero before and after a launch.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/verify_args.cuh"
+#include "device/watchdog.cuh"
+
+namespace via::cuda {
+
+struct Work {
+  ItemKind kind;
+  int batch_idx;
+  int slot;
+  int unit;
+  bool is_static;
+};
+
+// In shared memory: what thread 0 found out for the block.
+struct QueueState {
+  unsigned ticket;
+  unsigned word;
+  std::int32_t batch_idx;
+  int is_last;
+  std::uint8_t is_scanned[2 * kRows];  // by slot
+};
+
+VIA_DEVICE Work static_work(const VerifyArgs& args, unsigned ticket) {
+  const unsigned item = ticket / static_cast<unsigned>(args.plan.units);
+  const unsigned batch_size = static_cast<unsigned>(args.p.batch_size);
+  Work work;
+  work.unit = static_cast<int>(ticket % static_cast<unsigned>(args.plan.units));
+  work.batch_idx = static_cast<int>(item % batch_size);
+  work.slot = static_cast<int>(item / batch_size);
+  work.kind = ItemKind::kTarget;
+  work.is_static = true;
+  if (work.slot >= args.plan.first_rows) {
+    work.slot = args.draft_slot(work.slot - args.plan.first_rows);
+    work.kind = ItemKind::kDraft;
+  }
+  return work;
+}
+
+// The next work of this block; false when all requests are done. `round` counts the block's own
+// calls.
+VIA_DEVICE bool take_work(const VerifyArgs& args, unsigned round, QueueState& state, Work& work) {
+  const unsigned own = blockIdx.x + round * gridDim.x;
+  if (own < args.plan.static_units) {
+    work = static_work(args, own);
+    return true;
+  }
+  if (args.plan.is_closed) return false;
+  QueueHead& queue = *args.ws.queue;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    state.ticket = atomicAdd(&queue.head.value, 1u);
+    const unsigned item = state.ticket / static_cast<unsigned>(args.plan.units);
+    Watchdog watchdog{args.plan.watchdog_ns};
+    watchdog.start();
+    state.word = 0;
+    while (true) {
+      if (item < static_cast<unsigned>(args.plan.item_capacity)) {
+        state.word = prim::ld_acquire(&args.ws.items[item].word);
+        if (state.word != 0) {
+          state.batch_idx = args.ws.items[item].batch_idx;
+          break;
+        }
+      }
+      if (prim::ld_acquire(&queue.closed.value) != 0) break;
+      watchdog.poll();
+    }
+  }
+  __syncthreads();
+  if (state.word == 0) return false;
+  work.kind = static_cast<ItemKind>(state.word >> 8);
+  work.slot = static_cast<int>(state.word & 0xffu);
+  work.batch_idx = state.batch_idx;
+  work.unit = static_cast<int>(state.ticket % static_cast<unsigned>(args.plan.units));
+  work.is_static = false;
+  return true;
+}
+
+// True for the block that finishes the item; what the other blocks wrote is then visible to all its
+// threads.
+VIA_DEVICE bool finish_unit(const VerifyArgs& args, const Work& work, QueueState& state) {
+  unsigned& arrivals =
+      args.ws.arrivals[static_cast<std::int64_t>(work.batch_idx) * args.num_slots() + work.slot];
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    const unsigned before = prim::add_acq_rel(&arrivals, 1u);
+    state.is_last = before + 1 == static_cast<unsigned>(args.plan.units);
+    if (state.is_last) arrivals = 0;
+  }
+  __syncthreads();
+  return state.is_last != 0;
+}
+
+// True for the block that finishes the last item of the request's round.
+VIA_DEVICE bool finish_item(const VerifyArgs& args, const Work& work, QueueState& state) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    const unsigned before = prim::add_acq_rel(&args.ws.pending[work.batch_idx], 1u);
+    const unsigned size = work.is_static ? static_cast<unsigned>(args.plan.first_rows +
+                                                                 args.plan.first_drafts)
+                                         : args.ws.round_size[work.batch_idx];
+    state.is_last = before + 1 == size;
+  }
+  __syncthreads();
+  return state.is_last != 0;
+}
+
+// Publishes one item for every thread with `wanted`; returns how many there were.
+VIA_DEVICE int publish_items(const VerifyArgs& args, int batch_idx, bool wanted, ItemKind kind,
+                             int slot, QueueState& state, unsigned* scratch) {
+  const auto scan = block_scan(wanted ? 1u : 0u, scratch);
+  if (scan.total == 0) return 0;
+  if (threadIdx.x == 0) {
+    args.ws.pending[batch_idx] = 0;
+    args.ws.round_size[batch_idx] = scan.total;
+    state.ticket = atomicAdd(&args.ws.queue->published.value, scan.total);
+  }
+  __syncthreads();
+  if (wanted) {
+    Item& item = args.ws.items[state.ticket + scan.before];
+    item.batch_idx = batch_idx;
+    prim::st_release(&item.word, static_cast<unsigned>(kind) << 8 | static_cast<unsigned>(slot));
+  }
+  return static_cast<int>(scan.total);
+}
+
+template <typename T>
+VIA_DEVICE void clear(T* values, std::int64_t count) {
+  for (std::int64_t i = threadIdx.x; i < count; i += kThreads) values[i] = T{};
+}
+
+// A request is decided: what it left in the work space becomes zero again, since another call may
+// lay the same memory out in another way.
+VIA_DEVICE void finish_request(const VerifyArgs& args, int batch_idx, QueueState& state) {
+  const int i = static_cast<int>(threadIdx.x);
+  const int slots = args.num_slots();
+  __syncthreads();
+  if (i < slots) state.is_scanned[i] = row_record(args, batch_idx, i).flags != 0;
+  __syncthreads();
+  for (int slot = 0; slot < slots; ++slot) {
+    if (!state.is_scanned[slot]) continue;
+    const bool is_draft = slot > args.p.num_nodes;
+    if (!is_draft || args.p.draft_probs_are_logits) {
+      clear(chunk_records(args, batch_idx, slot),
+            is_draft ? args.plan.draft_chunks : args.plan.chunks);
+    }
+    if (!is_draft && args.plan.stores_lane_max) {
+      clear(lane_maxima(args, batch_idx, slot), std::int64_t{args.plan.chunks} * kWarpSize);
+    }
+  }
+  clear(&row_record(args, batch_idx, 0), slots);
+  if (args.plan.has_residuals) {
+    clear(residual_masses(args, batch_idx, 0), 2 * std::int64_t{args.plan.chunks});
+    clear(sibling_weights(args, batch_idx, 0), 2 * std::int64_t{args.p.num_nodes});
+  }
+  if (i == 0) {
+    args.ws.pending[batch_idx] = 0;
+    args.ws.round_size[batch_idx] = 0;
+  }
+  __syncthreads();
+  if (i != 0) return;
+  QueueHead& queue = *args.ws.queue;
+  const unsigned before = prim::add_acq_rel(&queue.done.value, 1u);
+  if (before + 1 == static_cast<unsigned>(args.p.batch_size)) {
+    prim::st_release(&queue.closed.value, 1u);
+  }
+}
+
+// The last block to leave zeroes the queue.
+VIA_DEVICE void leave_queue(const VerifyArgs& args, QueueState& state) {
+  QueueHead& queue = *args.ws.queue;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    state.is_last = prim::add_acq_rel(&queue.exited.value, 1u) + 1 == gridDim.x;
+  }
+  __syncthreads();
+  if (state.is_last == 0) return;
+  const unsigned published = queue.published.value;
+  clear(args.ws.items, published);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    queue.head.value = queue.published.value = 0;
+    queue.done.value = queue.closed.value = queue.exited.value = 0;
+  }
+}
+
+}  // namespace via::cuda

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// The scan: softmax statistics of a row, chunk by chunk (algorithm.md section 2, step 3).
+//   max_c = largest allowed logit, sum_c = sum of 2^((l - max_c) * scale), lowest id of max_c
+// Mapping: one warp to a chunk of 2048 tokens, 64 tokens a lane in registers; a lane sums relative
+// to its own maximum, so one pass over the registers does without any exchange between lanes.
+// Bytes: each element is read once. Per element: unpack, max, sub, mul, exp2, add.
+// Numerics: float32 weights, exp2 by the hardware's approximation (relative error 2^-22), four
+// partial sums a lane, lanes joined by a butterfly. A chunk with NaN or +inf shows in its sum and is
+// done again with every element checked.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/verify_row.cuh"
+
+namespace via::cuda {
+
+struct LaneStats {
+  float max = kNegInf;
+  float sum = 0.0f;
+  std::int32_t vector_id = -1;  // first token of the first vector that holds `max`
+  bool has_nan = false;
+};
+
+template <typename T, bool kCareful>
+VIA_DEVICE void scan_batch(const Batch<T>& batch, std::int32_t begin, float scale,
+                           LaneStats& lane) {
+  const int lane_idx = static_cast<int>(threadIdx.x) % kWarpSize;
+  const float before = lane.max;
+#pragma unroll
+  for (int j = 0; j < Batch<T>::kVectors; ++j) {
+    float best = batch.value(j, 0);
+#pragma unroll
+    for (int e = 1; e < Batch<T>::kPerVector; ++e) best = fmaxf(best, batch.value(j, e));
+    if (best > lane.max) {
+      lane.max = best;
+      lane.vector_id = begin + Batch<T>::first_token(j, lane_idx);
+    }
+  }
+  // Relative to 0 a lane without mass sums zeros instead of (-inf) - (-inf).
+  const float reference = lane.max > kNegInf ? lane.max : 0.0f;
+  float sum[4] = {};
+#pragma unroll
+  for (int j = 0; j < Batch<T>::kVectors; ++j) {
+#pragma unroll
+    for (int e = 0; e < Batch<T>::kPerVector; ++e) {
+      float value = batch.value(j, e);
+      if constexpr (kCareful) {
+        lane.has_nan |= value != value;
+        value = value > kNegInf && value < kPosInf ? value : kNegInf;
+      }
+      sum[e % 4] += prim::exp2_approx((value - reference) * scale);
+    }
+  }
+  if (before > kNegInf) lane.sum *= prim::exp2_approx((before - reference) * scale);
+  lane.sum += (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+template <typename T, bool kCareful>
+VIA_DEVICE LaneStats scan_lane(const Row& row, int chunk_idx, float scale) {
+  LaneStats lane;
+  for (int part = 0; part < kChunk / Batch<T>::kTokens; ++part) {
+    const std::int64_t begin = std::int64_t{chunk_idx} * kChunk + part * Batch<T>::kTokens;
+    Batch<T> batch;
+    load_batch(row, begin, static_cast<int>(threadIdx.x) % kWarpSize, batch);
+    scan_batch<T, kCareful>(batch, static_cast<std::int32_t>(begin), scale, lane);
+  }
+  return lane;
+}
+
+// Lowest id in the lane's first vector of its maximum.
+template <typename T>
+VIA_DEVICE std::int32_t find_in_vector(const Row& row, const LaneStats& lane) {
+  std::int32_t found = -1;
+#pragma unroll
+  for (int e = Batch<T>::kPerVector - 1; e >= 0; --e) {
+    const std::int32_t id = lane.vector_id + e;
+    if (id < row.size && logit_at(row, id) == lane.max) found = id;
+  }
+  return found;
+}
+
+template <typename T>
+VIA_DEVICE void scan_chunk_of(const Row& row, int chunk_idx, float scale, ChunkRecord* records,
+                              float* lane_max) {
+  LaneStats lane = scan_lane<T, false>(row, chunk_idx, scale);
+  if (__any_sync(kFullMask, !(lane.sum < kPosInf))) {
+    lane = scan_lane<T, true>(row, chunk_idx, scale);
+  }
+  const int lane_idx = static_cast<int>(threadIdx.x) % kWarpSize;
+  ChunkRecord record;
+  record.max = warp_max(lane.max);
+  const bool has_mass = lane.max > kNegInf && record.max < kPosInf;
+  const float sum =
+      has_mass ? lane.sum * prim::exp2_approx((lane.max - record.max) * scale) : 0.0f;
+  record.sum = warp_sum(sum);
+  const bool holds_max = lane.max == record.max && lane.max > kNegInf;
+  const std::int32_t id = holds_max ? find_in_vector<T>(row, lane) : 0x7fffffff;
+  record.argmax = warp_min(id);
+  if (!(record.max > kNegInf)) record.argmax = -1;
+  record.has_nan = __any_sync(kFullMask, lane.has_nan) != 0;
+  if (lane_idx == 0) records[chunk_idx] = record;
+  if (lane_max != nullptr) lane_max[chunk_idx * kWarpSize + lane_idx] = lane.max;
+}
+
+// The chunks of one unit. `lane_max` may be null.
+VIA_DEVICE void scan_unit(const Row& row, float scale, int first_chunk, int last_chunk,
+                          ChunkRecord* records, float* lane_max) {
+  const int warp_idx = static_cast<int>(threadIdx.x) / kWarpSize;
+  for (int chunk_idx = first_chunk + warp_idx; chunk_idx < last_chunk; chunk_idx += kWarps) {
+    if (row.dtype == DType::kFloat32) {
+      scan_chunk_of<float>(row, chunk_idx, scale, records, lane_max);
+    } else if (row.dtype == DType::kBFloat16) {
+      scan_chunk_of<BFloat16>(row, chunk_idx, scale, records, lane_max);
+    } else {
+      scan_chunk_of<Float16>(row, chunk_idx, scale, records, lane_max);
+    }
+  }
+}
+
+// Joins the chunks of a row; every thread of the block calls and gets the result. `sum` is relative
+// to 2^(max * scale). Scratch: one double per warp.
+VIA_DEVICE RowRecord merge_chunks(const ChunkRecord* records, int count, float scale,
+                                  double* scratch) {
+  RowRecord row = {};
+  float max = kNegInf;
+  unsigned nan = 0;
+  for (int c = static_cast<int>(threadIdx.x); c < count; c += kThreads) {
+    max = MaxOf{}(max, records[c].max);
+    nan |= records[c].has_nan;
+  }
+  row.max = Block::max(max, reinterpret_cast<float*>(scratch));
+  const double exponent = exponent_of(row.max, scale);
+  double sum = 0.0;
+  int argmax = 0x7fffffff;
+  for (int c = static_cast<int>(threadIdx.x); c < count; c += kThreads) {
+    const ChunkRecord& record = records[c];
+    if (record.max == row.max && record.argmax >= 0) {
+      argmax = MinOf{}(argmax, static_cast<int>(record.argmax));
+    }
+    if (record.sum > 0.0f && row.max < kPosInf) {
+      sum += record.sum * rescale(exponent_of(record.max, scale), exponent);
+    }
+  }
+  row.sum = Block::sum(sum, scratch);
+  argmax = Block::min(argmax, reinterpret_cast<int*>(scratch));
+  row.argmax = row.max > kNegInf ? argmax : -1;
+  if (__syncthreads_or(static_cast<int>(nan)) != 0) row.flags |= kRowHasNan;
+  row.flags |= kRowScanned;
+  return row;
+}
+
+}  // namespace via::cuda
