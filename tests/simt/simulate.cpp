@@ -2,6 +2,7 @@
 // The CUDA entry points for a machine without a GPU: the kernels of csrc/cuda run in the
 // simulation, on the memory of CPU tensors. Built into the module of cmake/via_simulate.cmake.
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -68,6 +69,11 @@ void verify_cuda(const VerifyParams& params, void* workspace) {
   cuda::DeviceLimits limits = {1 + calls % 3, 1 + calls % 2, calls % 5 < 2 ? 1.0 : 8e6};
   ++calls;
   cuda::launch_verify(params, workspace, limits, nullptr);
+  const char* const begin = static_cast<const char*>(workspace);
+  const char* const end = begin + cuda::workspace_bytes(params);
+  if (std::any_of(begin, end, [](char byte) { return byte != 0; })) {
+    throw std::runtime_error("verify: the work space was not left zero");
+  }
 }
 
 }  // namespace via
