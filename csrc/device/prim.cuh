@@ -55,7 +55,9 @@ class Launcher {
   }
 
   void plain(Parameters... arguments) const {
-    kernel_<<<grid_, block_, smem_, stream_>>>(arguments...);
+    void* pointers[] = {static_cast<void*>(&arguments)..., nullptr};
+    cudaLaunchKernel(reinterpret_cast<const void*>(kernel_), grid_, block_, pointers, smem_,
+                     stream_);
   }
 
   void cooperative(Parameters... arguments) const {
@@ -166,44 +168,39 @@ VIA_PRIM uint4 load_stream16(const void* pointer) {
 using mbar_t = unsigned long long;
 VIA_PRIM void mbar_init(mbar_t* barrier, unsigned arrivals) {
   VIA_SM90(asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(barrier)),
-                        "r"(arrivals)
-                        : "memory"));
+                        "r"(arrivals) : "memory"));
 }
 // After mbar_init, before the barrier that shows the mbarriers to other threads and to bulk copies.
 VIA_PRIM void mbar_fence_init() {
-  VIA_SM90(asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"));
+  VIA_SM90(asm volatile("fence.mbarrier_init.release.cluster;" :: : "memory"));
 }
 VIA_PRIM void mbar_arrive(mbar_t* barrier) {
   VIA_SM90(asm volatile("{ .reg .b64 t; mbarrier.arrive.shared.b64 t, [%0]; }" ::"r"(
-                            shared_address(barrier))
-                        : "memory"));
+      shared_address(barrier)) : "memory"));
 }
 // Arrives, and makes the phase wait for `bytes` of bulk copies too.
 VIA_PRIM void mbar_arrive_tx(mbar_t* barrier, unsigned bytes) {
-  VIA_SM90(
-      asm volatile("{ .reg .b64 t; mbarrier.arrive.expect_tx.shared.b64 t, [%0], %1; }" ::"r"(
-                       shared_address(barrier)),
-                   "r"(bytes)
-                   : "memory"));
+  VIA_SM90(asm volatile("{ .reg .b64 t; mbarrier.arrive.expect_tx.shared.b64 t, [%0], %1; }" ::"r"(
+                            shared_address(barrier)),
+                        "r"(bytes) : "memory"));
 }
 // Waits until the phase with this parity (0 first, then alternating) is complete.
 VIA_PRIM void mbar_wait(mbar_t* barrier, unsigned parity) {
-  VIA_SM90(asm volatile("{ .reg .pred p; L%=: mbarrier.try_wait.parity.shared.b64 p, [%0], %1; "
-                        "@!p bra L%=; }" ::"r"(shared_address(barrier)),
-                        "r"(parity)
-                        : "memory"));
+  VIA_SM90(
+      asm volatile("{ .reg .pred p; L%=: mbarrier.try_wait.parity.shared.b64 p, [%0], %1; "
+                   "@!p bra L%=; }" ::"r"(shared_address(barrier)),
+                   "r"(parity) : "memory"));
 }
 // Copies `bytes` from global to shared memory (all three multiples of 16), counted on `barrier`.
 VIA_PRIM void bulk_load(void* shared, const void* global, unsigned bytes, mbar_t* barrier) {
   VIA_SM90(asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
           "r"(shared_address(shared)),
-      "l"(global), "r"(bytes), "r"(shared_address(barrier))
-      : "memory"));
+      "l"(global), "r"(bytes), "r"(shared_address(barrier)) : "memory"));
 }
 // Between ordinary accesses and a bulk copy of the same memory, by the thread that made them
 // (before the barrier) or by the one that starts the copy (behind it).
-VIA_PRIM void fence_proxy_async() { VIA_SM90(asm volatile("fence.proxy.async;" ::: "memory")); }
+VIA_PRIM void fence_proxy_async() { VIA_SM90(asm volatile("fence.proxy.async;" :: : "memory")); }
 
 // Takes the next `count` elements of dynamic shared memory, 128-byte aligned. In the simulation a
 // red zone follows. Every thread of the block makes the same calls in the same order.

@@ -7,6 +7,7 @@
 // gets the result, and the scratch is free again on return.
 #pragma once
 
+#include "core/macros.h"
 #include "device/prim.cuh"
 
 namespace via {
@@ -16,20 +17,20 @@ inline constexpr unsigned kFullMask = 0xffffffffu;
 
 struct SumOf {
   template <typename T>
-  __device__ __forceinline__ T operator()(T a, T b) const {
+  VIA_HD T operator()(T a, T b) const {
     return a + b;
   }
 };
 // NaN counts as the smaller: only all-NaN input gives NaN.
 struct MaxOf {
   template <typename T>
-  __device__ __forceinline__ T operator()(T a, T b) const {
+  VIA_HD T operator()(T a, T b) const {
     return a > b || !(b == b) ? a : b;
   }
 };
 struct MinOf {
   template <typename T>
-  __device__ __forceinline__ T operator()(T a, T b) const {
+  VIA_HD T operator()(T a, T b) const {
     return a < b || !(b == b) ? a : b;
   }
 };

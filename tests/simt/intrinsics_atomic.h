@@ -37,19 +37,19 @@ using SameAs = typename Same<T>::Type;
 
 }  // namespace via::simt
 
-#define VIA_ATOMIC(name, expression)                                    \
-  template <typename T>                                                 \
-  T name(T* pointer, via::simt::SameAs<T> value, VIA_SITE_ARG) {        \
-    return via::simt::atomic_update(                                    \
-        pointer, [value](T old) { return static_cast<T>(expression); }, \
-        via::simt::kRelaxed, VIA_SITE);                                 \
+#define VIA_ATOMIC(name, expression)                                                         \
+  template <typename T>                                                                      \
+  T name(T* pointer, via::simt::SameAs<T> value, VIA_SITE_ARG) {                             \
+    return via::simt::atomic_update(                                                         \
+        pointer, [value](T old) { return static_cast<T>(expression); }, via::simt::kRelaxed, \
+        VIA_SITE);                                                                           \
   }
 VIA_ATOMIC(atomicAdd, old + value)
 VIA_ATOMIC(atomicSub, old - value)
 VIA_ATOMIC(atomicMax, old < value ? value : old)
 VIA_ATOMIC(atomicMin, value < old ? value : old)
 VIA_ATOMIC(atomicExch, ((void)old, value))
-VIA_ATOMIC(atomicAnd, old & value)
+VIA_ATOMIC(atomicAnd, old& value)
 VIA_ATOMIC(atomicOr, old | value)
 VIA_ATOMIC(atomicXor, old ^ value)
 VIA_ATOMIC(atomicInc, old >= value ? 0 : old + 1)

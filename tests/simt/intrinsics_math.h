@@ -95,10 +95,10 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
 }
 
 // Cache hints: scalars and vector types alike.
-#define VIA_LOAD(name)            \
-  template <typename T>           \
+#define VIA_LOAD(name)              \
+  template <typename T>             \
   inline T name(const T* pointer) { \
-    return *pointer;              \
+    return *pointer;                \
   }
 VIA_LOAD(__ldg)
 VIA_LOAD(__ldca)
@@ -106,10 +106,10 @@ VIA_LOAD(__ldcg)
 VIA_LOAD(__ldcs)
 VIA_LOAD(__ldlu)
 #undef VIA_LOAD
-#define VIA_STORE(name)                                            \
-  template <typename T>                                            \
+#define VIA_STORE(name)                                      \
+  template <typename T>                                      \
   inline void name(T* pointer, via::simt::SameAs<T> value) { \
-    *pointer = value;                                              \
+    *pointer = value;                                        \
   }
 VIA_STORE(__stwb)
 VIA_STORE(__stcg)
@@ -119,8 +119,7 @@ VIA_STORE(__stwt)
 
 // Device-only functions of cuda_bf16.h.
 inline __nv_bfloat16 __hfma(__nv_bfloat16 a, __nv_bfloat16 b, __nv_bfloat16 c) {
-  return __float2bfloat16_rn(
-      fmaf(__bfloat162float(a), __bfloat162float(b), __bfloat162float(c)));
+  return __float2bfloat16_rn(fmaf(__bfloat162float(a), __bfloat162float(b), __bfloat162float(c)));
 }
 inline __nv_bfloat162 __hfma2(__nv_bfloat162 a, __nv_bfloat162 b, __nv_bfloat162 c) {
   __nv_bfloat162 result;

@@ -118,8 +118,8 @@ T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, VIA_SIT
 }
 
 // As on the device: 32-bit integers only.
-#define VIA_WARP_REDUCE(name, Type, Operation)                                   \
-  inline Type name(unsigned mask, Type value, VIA_SITE_ARG) {                    \
+#define VIA_WARP_REDUCE(name, Type, Operation)                                    \
+  inline Type name(unsigned mask, Type value, VIA_SITE_ARG) {                     \
     return via::simt::warp_reduce<Type, Operation>(mask, value, #name, VIA_SITE); \
   }
 VIA_WARP_REDUCE(__reduce_add_sync, unsigned, std::plus<unsigned>)

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // planted_<build> [kernel [bug]]: runs a kernel of planted/ with one of its bugs, 0 (default) none;
-// without arguments all kernels, correct. Exit status: 0 ok, 1 wrong values, 86 layer error.
+// without arguments all kernels, correct; "hang": a loop that only the watchdog ends. Exit status:
+// 0 ok, 1 wrong values, 86 layer error.
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -121,6 +123,18 @@ int run_ring() {
   return checker.status();
 }
 
+#ifndef __CUDACC__
+// Waits for nobody, and without prim::spin.
+__global__ void hang_kernel(const unsigned* flag) {
+  while (simt::unrecorded_load(flag) == 0u) continue;
+}
+int run_hang() {
+  DeviceBuffer<unsigned> flag(1, 0u);
+  LAUNCH(hang_kernel, 1, 32, 0, nullptr, flag.data());
+  return 0;
+}
+#endif
+
 struct Kernel {
   const char* name;
   std::vector<int (*)()> runs;  // by bug
@@ -128,15 +142,16 @@ struct Kernel {
 
 int run(int argc, char** argv) {
   const std::vector<Kernel> kernels = {
-      {"softmax",
-       {run_softmax<0>, run_softmax<1>, run_softmax<2>, run_softmax<3>, run_softmax<4>}},
+      {"softmax", {run_softmax<0>, run_softmax<1>, run_softmax<2>, run_softmax<3>, run_softmax<4>}},
       {"pipeline",
        {run_pipeline<0>, run_pipeline<1>, run_pipeline<2>, run_pipeline<3>, run_pipeline<4>,
         run_pipeline<5>}},
-      {"gemm",
-       {run_gemm<0>, run_gemm<1>, run_gemm<2>, run_gemm<3>, run_gemm<4>, run_gemm<5>}},
+      {"gemm", {run_gemm<0>, run_gemm<1>, run_gemm<2>, run_gemm<3>, run_gemm<4>, run_gemm<5>}},
       {"ring", {run_ring<0>, run_ring<1>, run_ring<2>, run_ring<3>, run_ring<4>}},
   };
+#ifndef __CUDACC__
+  if (argc > 1 && std::strcmp(argv[1], "hang") == 0) return run_hang();
+#endif
   const std::size_t bug = argc > 2 ? static_cast<std::size_t>(std::atoi(argv[2])) : 0;
   int status = argc > 1 ? 2 : 0;
   for (const Kernel& kernel : kernels) {

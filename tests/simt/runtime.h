@@ -4,9 +4,11 @@
 // loops, in an order drawn from a seed: one seed, one run. This file is what the headers that stand
 // in for CUDA (simt.h), the primitives (simt_prim.h) and the tests call.
 //
-// Environment: VIA_SIMT_SCHED fifo | lifo | random | pct (default), VIA_SIMT_SEED, VIA_SIMT_RESIDENT
-// (blocks at a time, launches that are not cooperative), VIA_SIMT_PREEMPT=1 (race build: also
-// change threads at memory accesses), VIA_SIMT_THROW=1 (errors throw instead of ending the process).
+// Environment: VIA_SIMT_SCHED fifo | lifo | random | pct (default), VIA_SIMT_SEED,
+// VIA_SIMT_RESIDENT (blocks at a time, launches that are not cooperative), VIA_SIMT_PREEMPT=1 (race
+// build: also change threads at memory accesses), VIA_SIMT_THROW=1 (errors throw, they do not end
+// the process), VIA_SIMT_WATCHDOG (seconds of processor time that one thread may run without a
+// yield).
 #pragma once
 
 #include <vector_types.h>
@@ -37,7 +39,8 @@ struct Options {
   std::uint64_t seed = 1;
   unsigned resident_blocks = 2;
   bool preempt = false;
-  bool throw_on_error = false;       // std::runtime_error from launch; no watchdog signal
+  unsigned watchdog_s = 10;
+  bool throw_on_error = false;        // std::runtime_error from launch; no watchdog signal
   std::uint64_t spin_limit = 400000;  // spins of all threads without progress: livelock
   std::size_t stack_bytes = 128 << 10;
 };

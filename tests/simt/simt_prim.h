@@ -6,16 +6,17 @@
 #include "simt.h"
 
 // An own heap block per array and resident block: exact red zones under AddressSanitizer.
-#define SMEM(type, name, dims)                     \
-  typedef type name##_shared_type dims;            \
-  static const char name##_shared_key = 0;         \
+#define SMEM(type, name, dims)                                  \
+  typedef type name##_shared_type dims;                         \
+  static const char name##_shared_key = 0;                      \
   name##_shared_type& name = *static_cast<name##_shared_type*>( \
       ::via::simt::static_shared(&name##_shared_key, sizeof(name##_shared_type)))
 #define DYN_SMEM(name) \
   unsigned char* name = static_cast<unsigned char*>(::via::simt::dynamic_shared())
-#define VIA_SIMT_LAUNCH(kernel, grid, block, smem, stream, coop, ...)      \
-  ((void)(stream), ::via::simt::launch({dim3(grid), dim3(block), static_cast<std::size_t>(smem), coop, #kernel}, \
-                                       [&] { kernel(__VA_ARGS__); }))
+#define VIA_SIMT_LAUNCH(kernel, grid, block, smem, stream, coop, ...)                            \
+  ((void)(stream),                                                                               \
+   ::via::simt::launch({dim3(grid), dim3(block), static_cast<std::size_t>(smem), coop, #kernel}, \
+                       [&] { kernel(__VA_ARGS__); }))
 #define LAUNCH(kernel, grid, block, smem, stream, ...) \
   VIA_SIMT_LAUNCH(kernel, grid, block, smem, stream, false, __VA_ARGS__)
 #define LAUNCH_COOP(kernel, grid, block, smem, stream, ...) \

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Happens-before between the threads of a launch: exact vector clocks. They are cheap because the
-// threads that leave a barrier share one immutable clock; what a thread learnt from __syncwarp since
-// then lies in an array of 32.
+// threads that leave a barrier share one immutable clock; what a thread learnt from __syncwarp
+// since then lies in an array of 32.
 #pragma once
 
 #include <cstdint>
@@ -41,9 +41,9 @@ class Clocks {
  private:
   struct Thread {
     SharedClock base;
-    SharedClock released_by_fence;    // what relaxed writes after a fence publish
-    SharedClock pending;              // what relaxed reads saw; a fence makes it known
-    SharedClock last_acquired;        // spares the work of a spin loop that sees the same again
+    SharedClock released_by_fence;  // what relaxed writes after a fence publish
+    SharedClock pending;            // what relaxed reads saw; a fence makes it known
+    SharedClock last_acquired;      // spares the work of a spin loop that sees the same again
     SharedClock known_at_proxy_fence;
     std::vector<std::uint32_t> proxy_fences;  // own times, ascending
     std::uint32_t now = 1;

@@ -98,16 +98,16 @@ RaceDetector* make_race_detector() { return &detector(); }
 
 }  // namespace via::simt
 
-#define VIA_HOOK(name, bytes, write)                                                            \
-  void __tsan_##name(void* pointer) {                                                           \
-    via::simt::detector().access(pointer, bytes, write, __builtin_return_address(0));           \
+#define VIA_HOOK(name, bytes, write)                                                  \
+  void __tsan_##name(void* pointer) {                                                 \
+    via::simt::detector().access(pointer, bytes, write, __builtin_return_address(0)); \
   }
-#define VIA_HOOKS(bytes)                              \
-  VIA_HOOK(read##bytes, bytes, false)                 \
-  VIA_HOOK(write##bytes, bytes, true)                 \
-  VIA_HOOK(unaligned_read##bytes, bytes, false)       \
-  VIA_HOOK(unaligned_write##bytes, bytes, true)       \
-  VIA_HOOK(volatile_read##bytes, bytes, false)        \
+#define VIA_HOOKS(bytes)                        \
+  VIA_HOOK(read##bytes, bytes, false)           \
+  VIA_HOOK(write##bytes, bytes, true)           \
+  VIA_HOOK(unaligned_read##bytes, bytes, false) \
+  VIA_HOOK(unaligned_write##bytes, bytes, true) \
+  VIA_HOOK(volatile_read##bytes, bytes, false)  \
   VIA_HOOK(volatile_write##bytes, bytes, true)
 
 extern "C" {

@@ -38,7 +38,7 @@ std::string resolve(Place place) {
   for (int count = 0; count < 12 && std::fgets(text, sizeof(text), pipe) != nullptr; ++count) {
     if (count % 2 == 0) continue;  // function names alternate with lines
     std::string line = text;
-    line.pop_back();
+    line.erase(line.find_first_of(" \n"));  // "file:line (discriminator n)"
     lines += (lines.empty() ? "" : " < ") + line;
   }
   pclose(pipe);
@@ -68,6 +68,12 @@ std::string describe(const Access& access) {
   return text + " at " + where(access.place);
 }
 
+// The text is kept in one place: fail() may leave this stack for good.
+std::string& report() {
+  static auto* text = new std::string;
+  return *text;
+}
+
 }  // namespace
 
 Place place_of(Site site) {
@@ -89,13 +95,14 @@ void forget_blocks() { names().blocks.clear(); }
 
 void report_race(const char* kind, const void* pointer, const Access& access,
                  const Access& earlier) {
-  fail("data race", Site{}, "%s, at %p\n  %s\n  after %s", kind, pointer, describe(access).c_str(),
-       describe(earlier).c_str());
+  report() = std::string(kind) + "\n  " + describe(access) + "\n  after " + describe(earlier);
+  fail("data race", Site{}, "at %p: %s", pointer, report().c_str());
 }
 
 void report_out_of_bounds(const void* pointer, std::size_t bytes, const Access& access) {
+  report() = describe(access);
   fail("out of bounds", Site{}, "%zu bytes at %p, outside every allocation\n  %s", bytes, pointer,
-       describe(access).c_str());
+       report().c_str());
 }
 
 }  // namespace via::simt

@@ -32,8 +32,8 @@ class Shadow {
   void release(void* pointer);
   void begin_launch();
   bool holds(const void* pointer) const {
-    return arena_ != nullptr && static_cast<std::size_t>(static_cast<const char*>(pointer) -
-                                                         arena_) < kArenaBytes;
+    return arena_ != nullptr &&
+           static_cast<std::size_t>(static_cast<const char*>(pointer) - arena_) < kArenaBytes;
   }
 
   // Checks the access against everything before it, then records it.

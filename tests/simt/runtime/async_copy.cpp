@@ -38,8 +38,13 @@ void async_copy(void* shared, const void* global, unsigned bytes, unsigned sourc
   if (low_bits % bytes != 0) {
     fail("misaligned", site, "cp.async of %u bytes from %p to %p", bytes, global, shared);
   }
-  AsyncCopy copy{static_cast<char*>(shared), static_cast<const char*>(global), bytes, source_bytes,
-                 random_below(2) == 0,       {},                              site};
+  AsyncCopy copy{static_cast<char*>(shared),
+                 static_cast<const char*>(global),
+                 bytes,
+                 source_bytes,
+                 random_below(2) == 0,
+                 {},
+                 site};
   check_readable(copy.global, source_bytes);
   check_readable(copy.shared, bytes);
   if (copy.read_at_issue) std::memcpy(copy.snapshot, copy.global, source_bytes);

@@ -136,8 +136,12 @@ void bulk_copy(void* shared, const void* global, unsigned bytes, unsigned long l
   if (engine().unfenced.count(barrier) != 0) {
     fail("mbarrier", site, "no mbar_fence_init between mbar_init and this bulk copy");
   }
-  const BulkCopy copy = {static_cast<char*>(shared), static_cast<const char*>(global), bytes,
-                         barrier,                    runtime().self->id,              site};
+  const BulkCopy copy = {static_cast<char*>(shared),
+                         static_cast<const char*>(global),
+                         bytes,
+                         barrier,
+                         runtime().self->id,
+                         site};
   if (race_detector() != nullptr) race_detector()->copy_begin(copy.owner, as_race_copy(copy));
   std::memset(shared, 0xff, bytes);
   poison(shared, bytes, true);
@@ -152,8 +156,8 @@ void fence_proxy_async() {
 void bulk_check_block_end(const Block& block) {
   const auto* begin = reinterpret_cast<const char*>(block.dynamic);
   for (const BulkCopy& copy : engine().copies) {
-    const bool inside = begin != nullptr && copy.shared >= begin &&
-                        copy.shared < begin + dynamic_room();
+    const bool inside =
+        begin != nullptr && copy.shared >= begin && copy.shared < begin + dynamic_room();
     if (inside) fail("bulk copy", copy.site, "the block ends while this copy is under way");
   }
 }

@@ -108,6 +108,11 @@ struct Runtime {
 };
 Runtime& runtime();
 
+// Fibers that ended may serve another block already.
+inline bool belongs_to(const Fiber& fiber, const Block& block) {
+  return fiber.home == &block && fiber.state != State::kDone;
+}
+
 // ---- random numbers (all from the seed) ----
 std::uint64_t random_bits();
 unsigned random_below(unsigned bound);
@@ -140,6 +145,6 @@ void release_shared(Block& block);
 std::size_t dynamic_room();  // bytes behind Block::dynamic, red zones included
 
 // ---- report.cpp ----
-std::string waiting_threads();
+const std::string& waiting_threads();  // valid until the next call
 
 }  // namespace via::simt

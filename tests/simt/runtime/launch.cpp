@@ -33,7 +33,6 @@ namespace {
 
 constexpr unsigned kMaxThreads = 1024;
 constexpr std::size_t kMaxSharedBytes = 227 * 1024;  // sm_90
-constexpr int kWatchdogSeconds = 10;
 // Set while a kernel runs; the switches seen by the last signal.
 volatile std::sig_atomic_t in_kernel = 0;
 std::uint64_t switches_seen = 0;
@@ -41,9 +40,9 @@ std::uint64_t switches_seen = 0;
 void on_watchdog(int) {
   if (in_kernel != 0 && stats.switches == switches_seen) {
     std::fprintf(stderr,
-                 "\n==SIMT-ERROR== one thread ran %d s without a yield (a loop without "
+                 "\n==SIMT-ERROR== one thread ran %u s without a yield (a loop without "
                  "prim::spin?)\n%s",
-                 kWatchdogSeconds, waiting_threads().c_str());
+                 options().watchdog_s, waiting_threads().c_str());
     _exit(kErrorStatus);
   }
   switches_seen = stats.switches;
@@ -54,7 +53,8 @@ void start_watchdog() {
   if (started || options().throw_on_error) return;
   started = true;
   std::signal(SIGVTALRM, on_watchdog);
-  const itimerval interval = {{kWatchdogSeconds, 0}, {kWatchdogSeconds, 0}};
+  const timeval period = {static_cast<time_t>(options().watchdog_s), 0};
+  const itimerval interval = {period, period};
   setitimer(ITIMER_VIRTUAL, &interval, nullptr);
 }
 
@@ -126,7 +126,7 @@ void end_block(Block* block) {
   Runtime& rt = runtime();
   for (Block* block : rt.blocks) {
     for (Fiber* fiber : block->fibers) {
-      if (fiber->state != State::kDone) give_back_fiber(fiber);
+      if (belongs_to(*fiber, *block)) give_back_fiber(fiber);
     }
     release_shared(*block);
     delete block;

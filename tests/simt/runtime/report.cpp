@@ -34,6 +34,9 @@ Options read_environment() {
     result.resident_blocks = static_cast<unsigned>(std::atoi(text));
   }
   if (const char* text = std::getenv("VIA_SIMT_PREEMPT")) result.preempt = std::atoi(text) != 0;
+  if (const char* text = std::getenv("VIA_SIMT_WATCHDOG")) {
+    result.watchdog_s = static_cast<unsigned>(std::atoi(text));
+  }
   if (const char* text = std::getenv("VIA_SIMT_THROW")) {
     result.throw_on_error = std::atoi(text) != 0;
   }
@@ -78,18 +81,19 @@ Options& options() {
 }
 
 // "N threads: what at file:line [some of them]", one line per place.
-std::string waiting_threads() {
+const std::string& waiting_threads() {
   constexpr std::size_t kShown = 6;
   std::map<std::string, std::vector<std::string>> places;
   for (const Block* block : runtime().blocks) {
     for (const Fiber* fiber : block->fibers) {
-      if (fiber->state == State::kDone) continue;
+      if (!belongs_to(*fiber, *block)) continue;
       const char* file = fiber->site.file != nullptr ? fiber->site.file : "?";
       places[printed("%s at %s:%d", fiber->waits_in, file, fiber->site.line)].push_back(
           printed("block %u thread %u", fiber->block.x, fiber->thread.x));
     }
   }
-  std::string text;
+  static std::string text;  // no temporary that a fiber would leave behind
+  text.clear();
   for (const auto& [place, threads] : places) {
     text += printed("  %zu threads: ", threads.size()) + place + " [";
     for (std::size_t i = 0; i < threads.size() && i < kShown; ++i) {
@@ -119,7 +123,8 @@ void fail(const char* kind, Site site, const char* format, ...) {
   if (rt.self == &rt.host) {
     throw std::runtime_error(std::exchange(rt.error, {}));
   }
-  rt.self->state = State::kReady;  // its stack goes back to the pool like the others
+  // Its stack goes back to the pool like the others; one that just ended is on its way there.
+  if (rt.self != rt.exited) rt.self->state = State::kReady;
   // Launch sees the error, drops all fibers where they stand, and throws.
   switch_to(&rt.host, true);
   std::abort();
