@@ -20,7 +20,7 @@ import pytest
 OPERATIONS = {"compact_kv": "via_ext.ops._compact", "verify": "via_ext.ops._verify"}
 SIMULATED = ("compact_kv", "verify")
 FOLDER = Path(__file__).parent.parent / "build" / "simt"
-SLOWNESS = 20
+SLOWNESS = 100
 
 
 class SimulatedDevice(str):

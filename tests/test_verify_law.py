@@ -121,7 +121,7 @@ def drawn(depth):
 
 def skip_if_slow(device):
     if is_simulated(device):
-        pytest.skip("more than 30000 rows: too slow for the simulation")
+        pytest.skip("more than 4000 rows: too slow for the simulation")
 
 
 def test_chain_with_distributions(verify):
@@ -131,6 +131,7 @@ def test_chain_with_distributions(verify):
 
 
 def test_longer_chain_with_distributions(device):
+    skip_if_slow(device)
     ids, weights, p = drawn(2)
     q = [[verifier(draft[:i]) for i in range(3)] for draft in ids]
     assert_law(law_of(run_op(device), ids, weights, q, p), verifier, 3)
@@ -159,6 +160,7 @@ def tree_verifier(prefix):
 
 
 def test_siblings_with_distributions(device):
+    skip_if_slow(device)
     ids, weights = siblings()
     q = [[SIBLINGS[0], verifier((a,)), verifier((b,))] for a, b in ids]
     p = [list(SIBLINGS[1:])] * len(ids)

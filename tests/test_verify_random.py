@@ -30,7 +30,7 @@ def take(result, rows):
 def test_random_calls(device, rule, part):
     verify = run_op(device)
     rows = ties = walked = 0
-    for number in range(scaled(CASES_PER_TEST, device)):
+    for number in range(scaled(CASES_PER_TEST, device, least=8)):
         case = Case(10_000 * RULES.index(rule) + CASES_PER_TEST * part + number, rule)
         arguments = dict(case.arguments)
         ids, logits = arguments.pop("draft_token_ids"), arguments.pop("logits")

@@ -64,10 +64,11 @@ def test_philox_vectors():
 @pytest.mark.parametrize("kind", ["calls", "requests", "wide"])
 def test_the_final_draw_is_the_uniform_of_the_specification(device, kind):
     # 4096 equal weights: the token is the first 12 bits of the uniform.
-    key = keys(kind, 500)
+    rows = scaled(500, device, least=60)
+    key = keys(kind, rows)
     result = run_op(device)(
-        torch.empty(500, 0, dtype=torch.int64),
-        torch.zeros(500, 1, 4096),
+        torch.empty(rows, 0, dtype=torch.int64),
+        torch.zeros(rows, 1, 4096),
         rule="sample",
         temperature=1.0,
         **key,
@@ -82,18 +83,19 @@ def test_the_final_draw_is_the_uniform_of_the_specification(device, kind):
 @pytest.mark.parametrize("with_distribution", [False, True])
 def test_the_coin_is_the_uniform_of_the_specification(device, with_distribution):
     # A chain of two certain steps and a test: row 2 or node 2 is column 2, purpose 0.
-    key = keys("wide", 500)
+    rows = scaled(500, device, least=60)
+    key = keys("wide", rows)
     uniforms = torch.tensor(
         [reference.philox_uniform(int(s), int(p), 2, 0) for s, p in zip(*key.values(), strict=True)]
     )
-    logits = torch.zeros(500, 4, 2)
+    logits = torch.zeros(rows, 4, 2)
     logits[:, :2, 1] = -torch.inf
     # q(0) = 1/4 against p(0) = 1 (given, or one-hot): accepted iff the coin is below 1/4.
     logits[:, 2, 1] = torch.tensor(3.0).log()
-    probs = torch.tensor([[1.0, 0.0]] * 3).expand(500, 3, 2)
+    probs = torch.tensor([[1.0, 0.0]] * 3).expand(rows, 3, 2)
     arguments = {"draft_probs": probs} if with_distribution else {}
     result = run_op(device)(
-        torch.zeros(500, 3, dtype=torch.int64),
+        torch.zeros(rows, 3, dtype=torch.int64),
         logits,
         rule="sample",
         temperature=1.0,
