@@ -23,11 +23,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c $(VENV)/co
 EDITABLE = $(TOOLS) VIA_EXT_BUILD_DIR=$(BUILD) MAX_JOBS=$(JOBS) $(PIP) --no-build-isolation -e
 CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test lint format ext simt bench clean stubs
+.PHONY: help demo test lint format ext simt bench gpu-check clean stubs
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
 
 demo: $(VENV)/.hf ext  ## decode real text with the embedded pair
 	@$(BIN)/via-ext demo
@@ -67,6 +67,13 @@ simt: $(VENV)/.hf  ## compile the module whose operations run the CUDA kernels o
 
 bench: $(VENV)/.dev ext  ## time the operations against plain PyTorch
 	$(BIN)/python profiling/bench_ops.py
+
+# Without .venv: the machine's own Python, which has torch and pybind11, and build/gpu.
+STAGES ?= build,golden,tests,bench,sanitize
+BUDGET_S ?= 540
+OUT ?= profiling/results
+gpu-check:  ## build, check and time everything on the GPU here (STAGES=, BUDGET_S=, OUT=)
+	$(PYTHON) profiling/gpu_check.py --stages $(STAGES) --budget-s $(BUDGET_S) --out $(OUT)
 
 clean:  ## remove everything that make created
 	rm -rf build $(VENV) via_ext/_C*.so *.egg-info

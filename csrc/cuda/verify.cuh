@@ -191,6 +191,16 @@ VIA_DEVICE void complete_item(const VerifyArgs& args, const Work& work, const Re
   if (threadIdx.x == 0) stored = record;
 }
 
+VIA_DEVICE void run_work(const VerifyArgs& args, Work& work, VerifyShared& shared,
+                         unsigned long long* fixed) {
+  const RequestParams params = read_request_params(args.p, work.batch_idx);
+  const bool runs = !work.is_static || place_static_work(args, params, work);
+  if (runs) run_unit(args, work, params, shared, fixed);
+  if (!finish_unit(args, work, shared.queue)) return;
+  if (runs) complete_item(args, work, params, shared);
+  if (finish_item(args, work, shared.queue)) decide(args, work.batch_idx, shared, fixed);
+}
+
 __global__ void __launch_bounds__(kThreads, 3)
     verify_kernel(const __grid_constant__ VerifyArgs args) {
   // Raw memory: shared memory has no constructors.
@@ -199,13 +209,12 @@ __global__ void __launch_bounds__(kThreads, 3)
   DYN_SMEM(dynamic);
   auto* const fixed = reinterpret_cast<unsigned long long*>(dynamic);  // [kChunk] with an id map
   Work work;
-  for (unsigned round = 0; take_work(args, round, shared.queue, work); ++round) {
-    const RequestParams params = read_request_params(args.p, work.batch_idx);
-    const bool runs = !work.is_static || place_static_work(args, params, work);
-    if (runs) run_unit(args, work, params, shared, fixed);
-    if (!finish_unit(args, work, shared.queue)) continue;
-    if (runs) complete_item(args, work, params, shared);
-    if (finish_item(args, work, shared.queue)) decide(args, work.batch_idx, shared, fixed);
+  unsigned ticket = take_ticket(args);
+  while (take_work(args, ticket, shared.queue, work)) {
+    // Asked for early where it cannot keep an item that others could take from them.
+    if (work.is_static) ticket = take_ticket(args);
+    run_work(args, work, shared, fixed);
+    if (!work.is_static) ticket = take_ticket(args);
   }
   leave_queue(args, shared.queue);
 }

@@ -50,6 +50,7 @@ struct RowRecord {
   std::int32_t argmax;
   FilterCut cut;
   std::uint32_t flags;
+  std::uint32_t unused;  // no padding: a cleared record is zero throughout
 };
 
 // Where a block finds its next item, and how many requests are done. Each counter has a cache line
@@ -58,8 +59,8 @@ struct alignas(128) Counter {
   unsigned value;
 };
 struct QueueHead {
-  Counter head;       // dynamic tickets taken
-  Counter published;  // dynamic items
+  Counter head;       // tickets taken
+  Counter published;  // items
   Counter done;       // requests
   Counter closed;     // 1 when all requests are done
   Counter exited;     // blocks

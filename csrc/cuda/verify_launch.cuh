@@ -90,7 +90,7 @@ inline Plan make_plan(const VerifyParams& p, const DeviceLimits& limits) {
                          (p.rule != Rule::kRoute || plan.reads_leaves) && p.resume == nullptr;
   plan.is_closed = reads_all && !plan.has_residuals &&
                    !(p.rule == Rule::kRoute && may_filter(p));
-  plan.item_capacity = plan.is_closed ? 0 : static_cast<std::int32_t>(batch * (4 * nodes + 2));
+  plan.item_capacity = static_cast<std::int32_t>(batch * (4 * nodes + 2));
   plan.watchdog_ns = watchdog_ns();
   return plan;
 }

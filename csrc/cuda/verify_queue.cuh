@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The work queue of one launch. Items known before the launch are dealt out by block index; what a
-// request asks for later is published behind them and taken by ticket. A block that holds a ticket
-// runs, and what it waits for is published by another that runs, so the queue needs no co-residency
-// and the results do not depend on who takes what. Counters are zero before and after a launch.
+// The work queue of one launch. Tickets are taken in order: the first belong to the items known
+// before the launch, the others to what requests ask for later. Only a running block holds a ticket,
+// and what it waits for is published by another that runs: the queue needs no co-residency, and the
+// results do not depend on who takes what. Counters are zero before and after a launch.
 #pragma once
 
 #include <cstdint>
@@ -45,24 +45,23 @@ VIA_DEVICE Work static_work(const VerifyArgs& args, unsigned ticket) {
   return work;
 }
 
-// The next work of this block; false when all requests are done. `round` counts the block's own
-// calls.
-VIA_DEVICE bool take_work(const VerifyArgs& args, unsigned round, QueueState& state, Work& work) {
-  const unsigned own = blockIdx.x + round * gridDim.x;
-  if (own < args.plan.static_units) {
-    work = static_work(args, own);
-    return true;
-  }
-  if (args.plan.is_closed) return false;
+// A ticket for thread 0, nothing for the others. Nobody waits for it before it is used.
+VIA_DEVICE unsigned take_ticket(const VerifyArgs& args) {
+  return threadIdx.x == 0 ? atomicAdd(&args.ws.queue->head.value, 1u) : 0u;
+}
+
+// The work that belongs to thread 0's ticket; false when all requests are done.
+VIA_DEVICE bool take_work(const VerifyArgs& args, unsigned ticket, QueueState& state, Work& work) {
   QueueHead& queue = *args.ws.queue;
+  const unsigned static_units = args.plan.static_units;
   __syncthreads();
   if (threadIdx.x == 0) {
-    state.ticket = atomicAdd(&queue.head.value, 1u);
-    const unsigned item = state.ticket / static_cast<unsigned>(args.plan.units);
+    state.ticket = ticket;
+    state.word = 0;
+    const unsigned item = (ticket - static_units) / static_cast<unsigned>(args.plan.units);
     Watchdog watchdog{args.plan.watchdog_ns};
     watchdog.start();
-    state.word = 0;
-    while (true) {
+    while (ticket >= static_units && !args.plan.is_closed) {
       if (item < static_cast<unsigned>(args.plan.item_capacity)) {
         state.word = prim::ld_acquire(&args.ws.items[item].word);
         if (state.word != 0) {
@@ -75,11 +74,16 @@ VIA_DEVICE bool take_work(const VerifyArgs& args, unsigned round, QueueState& st
     }
   }
   __syncthreads();
+  if (state.ticket < static_units) {
+    work = static_work(args, state.ticket);
+    return true;
+  }
   if (state.word == 0) return false;
   work.kind = static_cast<ItemKind>(state.word >> 8);
   work.slot = static_cast<int>(state.word & 0xffu);
   work.batch_idx = state.batch_idx;
-  work.unit = static_cast<int>(state.ticket % static_cast<unsigned>(args.plan.units));
+  work.unit =
+      static_cast<int>((state.ticket - static_units) % static_cast<unsigned>(args.plan.units));
   work.is_static = false;
   return true;
 }
@@ -133,8 +137,8 @@ VIA_DEVICE int publish_items(const VerifyArgs& args, int batch_idx, bool wanted,
 }
 
 template <typename T>
-VIA_DEVICE void clear(T* values, std::int64_t count) {
-  for (std::int64_t i = threadIdx.x; i < count; i += kThreads) values[i] = T{};
+VIA_DEVICE void clear(T* values, std::int64_t count, T zero = T{}) {
+  for (std::int64_t i = threadIdx.x; i < count; i += kThreads) values[i] = zero;
 }
 
 // A request is decided: what it left in the work space becomes zero again, since another call may
@@ -156,7 +160,9 @@ VIA_DEVICE void finish_request(const VerifyArgs& args, int batch_idx, QueueState
       clear(lane_maxima(args, batch_idx, slot), std::int64_t{args.plan.chunks} * kWarpSize);
     }
   }
-  clear(&row_record(args, batch_idx, 0), slots);
+  RowRecord zero = {};
+  zero.cut = {0.0f, 0};
+  clear(&row_record(args, batch_idx, 0), slots, zero);
   if (args.plan.has_residuals) {
     clear(residual_masses(args, batch_idx, 0), 2 * std::int64_t{args.plan.chunks});
     clear(sibling_weights(args, batch_idx, 0), 2 * std::int64_t{args.p.num_nodes});

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <mutex>
 #include <stdexcept>
+#include <string>
 
 #include "cuda/compact_kv.cuh"
 #include "cuda/verify_launch.cuh"
@@ -72,8 +73,10 @@ void verify_cuda(const VerifyParams& params, void* workspace) {
   char* const end = begin + cuda::workspace_bytes(params);
   try {
     cuda::launch_verify(params, workspace, limits, nullptr);
-    if (std::any_of(begin, end, [](char byte) { return byte != 0; })) {
-      throw std::runtime_error("verify: the work space was not left zero");
+    const char* const wrong = std::find_if(begin, end, [](char byte) { return byte != 0; });
+    if (wrong != end) {
+      throw std::runtime_error("verify: work space byte " + std::to_string(wrong - begin) +
+                               " is not zero");
     }
   } catch (const std::exception&) {
     std::fill(begin, end, 0);  // the next call is not to suffer for this one
