@@ -9,7 +9,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "cuda/compact_kv.cuh"
+#include "cuda/compact_kv_launch.cuh"
 #include "cuda/verify_launch.cuh"
 #include "runtime.h"
 #include "via/device.h"
