@@ -10,6 +10,10 @@ PYTEST_ARGS ?=
 MUTATE_ARGS ?=
 export VIA_EXT_CUDA
 
+# Where cmake/via_simulate.cmake looks for them.
+CUDA_HEADERS := $(wildcard $(CUDA_HOME)/include/cuda_bf16.h $(CUDA_PATH)/include/cuda_bf16.h \
+  /usr/local/cuda/include/cuda_bf16.h)
+
 VENV := .venv
 # Quoted wherever it is used: the folder's name may hold spaces.
 BIN := $(CURDIR)/$(VENV)/bin
@@ -21,7 +25,7 @@ PIP := "$(BIN)/python" -m pip --disable-pip-version-check install -q -c $(VENV)/
 EDITABLE = $(TOOLS) VIA_EXT_BUILD_DIR=$(BUILD) MAX_JOBS=$(JOBS) $(PIP) --no-build-isolation -e
 CXX_FILES = $(shell find csrc tests/simt -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test mutate lint format ext bench gpu-check clean stubs
+.PHONY: help demo test mutate lint format ext simt bench gpu-check clean stubs
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -30,11 +34,11 @@ help:  ## this list
 demo: $(VENV)/.hf ext  ## decode real text with the embedded pair
 	@"$(BIN)/via-ext" demo
 
-test: $(VENV)/.dev ext  ## all tests (PYTEST_ARGS="-k verify" for some)
+test: $(VENV)/.dev ext $(if $(CUDA_HEADERS),simt)  ## all tests (PYTEST_ARGS="-k verify" for some)
 	"$(BIN)/python" -m pytest $(PYTEST_ARGS)
 
 mutate: $(VENV)/.dev  ## leave out one kernel barrier at a time: a test must notice (MUTATE_ARGS)
-	$(TOOLS) $(BIN)/python tests/simt/mutate.py $(MUTATE_ARGS)
+	$(TOOLS) "$(BIN)/python" tests/simt/mutate.py $(MUTATE_ARGS)
 
 lint: $(VENV)/.dev  ## ruff, mypy, clang-format, and whether _C.pyi is current
 	$(TOOLS) ruff check .
@@ -59,6 +63,12 @@ ext: $(VENV)/.hf  ## compile via_ext._C (incremental)
 	@$(TOOLS) cmake -S . -B $(BUILD) -GNinja --log-level=WARNING -DVIA_EXT_CUDA=$(VIA_EXT_CUDA) \
 	  -DVIA_EXT_PYTHON=ON -DPython_EXECUTABLE="$(BIN)/python" -DVIA_EXT_OUTPUT_DIR="$(CURDIR)/via_ext" > /dev/null
 	@$(TOOLS) cmake --build $(BUILD) --parallel $(JOBS) -- --quiet
+
+# Needs the CUDA headers, no nvcc and no GPU; `make test` builds it where they are.
+simt: $(VENV)/.hf  ## compile the module whose operations run the CUDA kernels on the CPU
+	@$(TOOLS) cmake -S . -B build/simt -GNinja --log-level=WARNING -DVIA_SIMULATE=ON \
+	  -DVIA_EXT_CUDA=OFF -DVIA_EXT_PYTHON=ON -DPython_EXECUTABLE="$(BIN)/python" > /dev/null
+	@$(TOOLS) cmake --build build/simt --parallel $(JOBS) -- --quiet
 
 bench: $(VENV)/.dev ext  ## time the operations against plain PyTorch
 	"$(BIN)/python" profiling/bench_ops.py

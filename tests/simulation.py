@@ -20,7 +20,7 @@ import pytest
 OPERATIONS = {"compact_kv": "via_ext.ops._compact", "verify": "via_ext.ops._verify"}
 SIMULATED = ("compact_kv", "verify")
 FOLDER = Path(__file__).parent.parent / "build" / "simt"
-SLOWNESS = 20
+SLOWNESS = 100
 
 
 class SimulatedDevice(str):
@@ -51,18 +51,17 @@ def covers(op: str) -> bool:
 def active(device: str | None) -> Iterator[None]:
     """Sends the simulated operations to the simulation while `device` is the simulated one."""
     with pytest.MonkeyPatch.context() as patch:
-        if isinstance(device, SimulatedDevice):
+        if is_simulated(device):
             for op in SIMULATED:
                 patch.setattr(f"{OPERATIONS[op]}._C", module())
         yield
 
 
-def scaled(count: int, place: Any) -> int:
-    """`count` repetitions or rows; fewer in the simulation.
+def is_simulated(place: Any) -> bool:
+    """True for the simulated device, and for a runner (`run_op`) on it."""
+    return isinstance(getattr(place, "device", place), SimulatedDevice)
 
-    Args:
-        count: for native code.
-        place: a device, or a runner from `run_op`.
-    """
-    device = getattr(place, "device", place)
-    return max(1, count // SLOWNESS) if isinstance(device, SimulatedDevice) else count
+
+def scaled(count: int, place: Any, least: int = 1) -> int:
+    """`count` repetitions or rows; fewer, but at least `least`, in the simulation."""
+    return max(least, count // SLOWNESS) if is_simulated(place) else count

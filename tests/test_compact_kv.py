@@ -144,12 +144,24 @@ def test_counts_above_the_path_length(device):
     assert given[0][0, :, 0, 0].tolist() == [0, 1, 2, 3, 5, 5, 6, 7, 8, 9]
 
 
-@pytest.mark.parametrize("context", [8, 9, 10, 1000, -1, -2, -50, 2**31 - 1, -(2**31)])
+@pytest.mark.parametrize(
+    "context", [8, 9, 10, 1000, -1, -2, -50, 2**31 - 1, -(2**31), 2**63 - 1, -(2**63)]
+)
 def test_positions_outside_the_cache_are_not_touched(device, context):
     cache = torch.arange(20.0).reshape(2, 10, 1, 1)
     path = torch.tensor([[0, 2, -1], [0, 2, -1]], dtype=torch.int32)
     given = check(device, [cache], torch.tensor([context, 3]), path, torch.tensor([2, 2]))
     assert given[0][1, 5, 0, 0].item() == 16.0
+
+
+def test_a_cache_without_elements_may_have_any_size(device):
+    # Behind the last position, positions exceed int64.
+    cache = torch.empty(1, 2**63 - 1, 1, 0, device=device)
+    path = torch.tensor([[1, 2]], device=device)
+    count = torch.tensor([2], device=device)
+    for context in (2**63 - 2, 5):
+        ops.compact_kv([cache], torch.tensor([context], device=device), path, count)
+    assert cache.shape[1] == 2**63 - 1
 
 
 @pytest.mark.parametrize("page", [-1, 6, 2**31 - 1])

@@ -238,9 +238,23 @@ def test_compact_kv_errors(changes, error, text):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_cuda_tensors_are_refused_by_name():
-    reason = "the CUDA kernel is not part" if build_info()["cuda"] else "built without CUDA"
-    with pytest.raises(RuntimeError, match=reason):
+def test_cuda_tensors_that_the_build_has_no_kernel_for():
+    with pytest.raises(RuntimeError, match="filtered_probs: logits must be on the CPU, no CUDA"):
+        filtered_probs(LOGITS.cuda())
+    with pytest.raises(RuntimeError, match="draft_sample: logits must be on the CPU, no CUDA"):
+        ops.draft_sample(LOGITS[:, 0].cuda(), temperature=0.0)
+    if build_info()["cuda"]:
+        return
+    with pytest.raises(RuntimeError, match="verify: built without CUDA"):
         ops.verify(IDS.cuda(), LOGITS.cuda(), rule="greedy")
-    with pytest.raises(ValueError, match="logits must be on"):
+    given = [x.cuda() for x in (CACHE, COUNTS, PATH, COUNTS)]
+    with pytest.raises(RuntimeError, match="compact_kv: built without CUDA"):
+        compact_kv(given[:1], *given[1:])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_tensors_of_one_call_share_a_device():
+    with pytest.raises(ValueError, match="draft_token_ids must be on"):
         ops.verify(IDS, LOGITS.cuda(), rule="greedy")
+    with pytest.raises(ValueError, match="path must be on"):
+        compact_kv([CACHE.cuda()], COUNTS.cuda(), PATH, COUNTS.cuda())

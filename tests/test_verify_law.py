@@ -13,6 +13,7 @@ from collections import defaultdict
 import pytest
 import torch
 
+from tests.simulation import is_simulated
 from tests.verify_runner import run_op
 
 GRID = 8
@@ -118,6 +119,11 @@ def drawn(depth):
     return ids, weights, rows
 
 
+def skip_if_slow(device):
+    if is_simulated(device):
+        pytest.skip("more than 4000 rows: too slow for the simulation")
+
+
 def test_chain_with_distributions(verify):
     ids, weights, p = drawn(1)
     q = [[verifier(draft[:i]) for i in range(2)] for draft in ids]
@@ -125,6 +131,7 @@ def test_chain_with_distributions(verify):
 
 
 def test_longer_chain_with_distributions(device):
+    skip_if_slow(device)
     ids, weights, p = drawn(2)
     q = [[verifier(draft[:i]) for i in range(3)] for draft in ids]
     assert_law(law_of(run_op(device), ids, weights, q, p), verifier, 3)
@@ -153,6 +160,7 @@ def tree_verifier(prefix):
 
 
 def test_siblings_with_distributions(device):
+    skip_if_slow(device)
     ids, weights = siblings()
     q = [[SIBLINGS[0], verifier((a,)), verifier((b,))] for a, b in ids]
     p = [list(SIBLINGS[1:])] * len(ids)
@@ -162,6 +170,7 @@ def test_siblings_with_distributions(device):
 
 def test_tree_with_distributions(device):
     # A third node below the second child, drawn from the drafter after that token.
+    skip_if_slow(device)
     ids, weights, q, p = [], [], [], []
     for (a, b), weight in zip(*siblings(), strict=True):
         for c in range(SIZE):
@@ -192,6 +201,7 @@ def test_one_hot_siblings(verify, ids):
 
 def test_one_hot_tree(device):
     # Root: tokens 1, 0; below node 0: 2, 1; below node 1: 3; below node 4: 2.
+    skip_if_slow(device)
     ids, parents = [1, 0, 2, 1, 3, 2], [-1, -1, 0, 0, 1, 4]
     prefixes = [(), (1,), (0,), (1, 2), (1, 1), (0, 3), (0, 3, 2)]
     table = {(): [2, 4, 1, 1], (1,): [1, 3, 3, 1], (0,): [1, 1, 2, 4], (0, 3): [2, 1, 4, 1]}

@@ -14,6 +14,7 @@ import pytest
 import torch
 from scipy import stats
 
+from tests.simulation import scaled
 from tests.verify_runner import run_op
 from via_ext import ops, reference
 from via_ext.reference.philox import philox_words
@@ -28,7 +29,7 @@ Q_AFTER = torch.tensor(
 )  # fmt: skip
 
 
-def keys(kind, trials=TRIALS):
+def keys(kind, trials):
     """Seeds and positions: one request through its calls, or many requests in one call."""
     numbers = torch.arange(trials)
     constant = torch.full_like(numbers, 17)
@@ -63,10 +64,11 @@ def test_philox_vectors():
 @pytest.mark.parametrize("kind", ["calls", "requests", "wide"])
 def test_the_final_draw_is_the_uniform_of_the_specification(device, kind):
     # 4096 equal weights: the token is the first 12 bits of the uniform.
-    key = keys(kind, 500)
+    rows = scaled(500, device, least=60)
+    key = keys(kind, rows)
     result = run_op(device)(
-        torch.empty(500, 0, dtype=torch.int64),
-        torch.zeros(500, 1, 4096),
+        torch.empty(rows, 0, dtype=torch.int64),
+        torch.zeros(rows, 1, 4096),
         rule="sample",
         temperature=1.0,
         **key,
@@ -81,18 +83,19 @@ def test_the_final_draw_is_the_uniform_of_the_specification(device, kind):
 @pytest.mark.parametrize("with_distribution", [False, True])
 def test_the_coin_is_the_uniform_of_the_specification(device, with_distribution):
     # A chain of two certain steps and a test: row 2 or node 2 is column 2, purpose 0.
-    key = keys("wide", 500)
+    rows = scaled(500, device, least=60)
+    key = keys("wide", rows)
     uniforms = torch.tensor(
         [reference.philox_uniform(int(s), int(p), 2, 0) for s, p in zip(*key.values(), strict=True)]
     )
-    logits = torch.zeros(500, 4, 2)
+    logits = torch.zeros(rows, 4, 2)
     logits[:, :2, 1] = -torch.inf
     # q(0) = 1/4 against p(0) = 1 (given, or one-hot): accepted iff the coin is below 1/4.
     logits[:, 2, 1] = torch.tensor(3.0).log()
-    probs = torch.tensor([[1.0, 0.0]] * 3).expand(500, 3, 2)
+    probs = torch.tensor([[1.0, 0.0]] * 3).expand(rows, 3, 2)
     arguments = {"draft_probs": probs} if with_distribution else {}
     result = run_op(device)(
-        torch.zeros(500, 3, dtype=torch.int64),
+        torch.zeros(rows, 3, dtype=torch.int64),
         logits,
         rule="sample",
         temperature=1.0,
@@ -104,19 +107,19 @@ def test_the_coin_is_the_uniform_of_the_specification(device, with_distribution)
 
 @pytest.mark.parametrize("kind", ["calls", "requests", "wide"])
 def test_chain_with_its_drafter(device, kind):
-    key = {name: value.to(device) for name, value in keys(kind).items()}
-    logits = P.float().log().expand(TRIALS, -1).to(device)
+    trials = scaled(TRIALS, device)
+    key = keys(kind, trials)
+    logits = P.float().log().expand(trials, -1)
     drafts, probs = ops.draft_sample(logits, column=0, **key)
-    rows = torch.cat([Q.log().expand(TRIALS, 1, -1), Q_AFTER.log()[drafts.cpu()][:, None]], 1)
+    rows = torch.cat([Q.log().expand(trials, 1, -1), Q_AFTER.log()[drafts][:, None]], 1)
     result = run_op(device)(
-        drafts[:, None].cpu(),
+        drafts[:, None],
         rows.float(),
         rule="sample",
         temperature=1.0,
-        draft_probs=probs[:, None].cpu(),
+        draft_probs=probs[:, None],
         **key,
     )
-    drafts = drafts.cpu()
     overlap = torch.minimum(P, Q)
     joint = torch.cat([(Q - P).clamp(min=0), (overlap[:, None] * Q_AFTER).flatten()])
     accepted = result.num_accepted == 1
@@ -128,14 +131,15 @@ def test_chain_with_its_drafter(device, kind):
 
 def test_one_hot_tree(device):
     # Root: tokens 3, 0; below the first: token 2. Fixed proposals, any of them exact.
+    trials = scaled(TRIALS, device)
     rows = torch.stack([Q, Q_AFTER[3], Q_AFTER[0], Q_AFTER[2]]).float().log()
     result = run_op(device)(
-        torch.tensor([[3, 0, 2]]).expand(TRIALS, 3),
-        rows.expand(TRIALS, 4, 5),
+        torch.tensor([[3, 0, 2]]).expand(trials, 3),
+        rows.expand(trials, 4, 5),
         rule="sample",
         parents=torch.tensor([-1, -1, 0]),
         temperature=1.0,
-        **keys("calls"),
+        **keys("calls", trials),
     )
     # Sequences of tokens: (b) rejected, (3, b), (0, b), (3, 2, b).
     path = result.path.tolist()
@@ -152,21 +156,22 @@ def test_one_hot_tree(device):
 
 def test_siblings_with_their_drafter(device):
     # Two independent draws under the root, from P and from Q_AFTER[1].
-    key = {name: value.to(device) for name, value in keys("requests").items()}
+    trials = scaled(TRIALS, device)
+    key = keys("requests", trials)
     laws = [P, Q_AFTER[1]]
     drawn = [
-        ops.draft_sample(law.float().log().expand(TRIALS, -1).to(device), column=column, **key)
+        ops.draft_sample(law.float().log().expand(trials, -1), column=column, **key)
         for column, law in enumerate(laws)
     ]
-    ids = torch.stack([tokens for tokens, _ in drawn], 1).cpu()
-    rows = torch.cat([Q.log().expand(TRIALS, 1, -1), Q_AFTER.log()[ids]], 1)
+    ids = torch.stack([tokens for tokens, _ in drawn], 1)
+    rows = torch.cat([Q.log().expand(trials, 1, -1), Q_AFTER.log()[ids]], 1)
     result = run_op(device)(
         ids,
         rows.float(),
         rule="sample",
         parents=torch.tensor([-1, -1]),
         temperature=1.0,
-        draft_probs=torch.stack([probs for _, probs in drawn], 1).cpu(),
+        draft_probs=torch.stack([probs for _, probs in drawn], 1),
         **key,
     )
     first = torch.where(
@@ -192,31 +197,33 @@ def test_siblings_with_their_drafter(device):
     ],
 )
 def test_filtered_laws(device, filters, kept):
-    key = {name: value.to(device) for name, value in keys("calls").items()}
-    drafts, probs = ops.draft_sample(P.float().log().expand(TRIALS, -1).to(device), **key)
+    trials = scaled(TRIALS, device)
+    key = keys("calls", trials)
+    drafts, probs = ops.draft_sample(P.float().log().expand(trials, -1), **key)
     result = run_op(device)(
-        drafts[:, None].cpu(),
-        Q.float().log().expand(TRIALS, 2, 5),
+        drafts[:, None],
+        Q.float().log().expand(trials, 2, 5),
         rule="sample",
-        draft_probs=probs[:, None].cpu(),
+        draft_probs=probs[:, None],
         **filters,
         **key,
     )
     expected = torch.zeros(5, dtype=torch.float64)
     expected[kept] = Q[kept] ** (1 / filters["temperature"])
-    first = torch.where(result.num_accepted == 1, drafts.cpu(), result.next_token)
+    first = torch.where(result.num_accepted == 1, drafts, result.next_token)
     assert fits(first.bincount(minlength=5), expected / expected.sum())
 
 
 def test_with_injected_uniforms(device, generator):
-    uniforms = torch.rand(TRIALS, 2, generator=generator)
-    drafts = torch.multinomial(P, TRIALS, replacement=True, generator=generator)
+    trials = scaled(TRIALS, device)
+    uniforms = torch.rand(trials, 2, generator=generator)
+    drafts = torch.multinomial(P, trials, replacement=True, generator=generator)
     result = run_op(device)(
         drafts[:, None],
-        Q.float().log().expand(TRIALS, 2, 5),
+        Q.float().log().expand(trials, 2, 5),
         rule="sample",
         temperature=1.0,
-        draft_probs=P.float().expand(TRIALS, 1, 5),
+        draft_probs=P.float().expand(trials, 1, 5),
         uniform_samples=uniforms,
     )
     first = torch.where(result.num_accepted == 1, drafts, result.next_token)
@@ -225,24 +232,25 @@ def test_with_injected_uniforms(device, generator):
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0])
 def test_a_large_vocabulary(device, temperature, generator):
+    trials = scaled(TRIALS, device)
     size = 512
     q, p = (torch.randn(size, generator=generator) for _ in range(2))
-    key = {name: value.to(device) for name, value in keys("calls").items()}
-    drafts, probs = ops.draft_sample(p.expand(TRIALS, -1).to(device), **key)
+    key = keys("calls", trials)
+    drafts, probs = ops.draft_sample(p.expand(trials, -1), **key)
     result = run_op(device)(
-        drafts[:, None].cpu(),
-        q.expand(TRIALS, 2, size),
+        drafts[:, None],
+        q.expand(trials, 2, size),
         rule="sample",
         temperature=temperature,
-        draft_probs=probs[:, None].cpu(),
+        draft_probs=probs[:, None],
         **key,
     )
-    first = torch.where(result.num_accepted == 1, drafts.cpu(), result.next_token)
+    first = torch.where(result.num_accepted == 1, drafts, result.next_token)
     expected = (q.double() / temperature).softmax(0)
     # Bins of at least five expected counts: the lightest ids are merged.
     order = expected.argsort()
-    merged = int((expected[order].cumsum(0) * TRIALS < 5).sum()) + 1
-    light = order[: max(merged, int((expected * TRIALS < 5).sum()))]
+    merged = int((expected[order].cumsum(0) * trials < 5).sum()) + 1
+    light = order[: max(merged, int((expected * trials < 5).sum()))]
     counts = first.bincount(minlength=size).double()
     keep = torch.ones(size, dtype=torch.bool)
     keep[light] = False

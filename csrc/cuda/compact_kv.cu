@@ -2,7 +2,7 @@
 // Entry point of compact_kv: how many blocks fill this device, launch, errors.
 
 #include "cuda/check.h"
-#include "cuda/compact_kv.cuh"
+#include "cuda/compact_kv_launch.cuh"
 #include "via/compact_kv.h"
 
 namespace via {

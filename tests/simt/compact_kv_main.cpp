@@ -12,7 +12,7 @@
 #include <random>
 #include <vector>
 
-#include "cuda/compact_kv.cuh"
+#include "cuda/compact_kv_launch.cuh"
 #include "gpu_or_simt.h"
 #include "via/compact_kv.h"
 

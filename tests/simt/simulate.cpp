@@ -2,13 +2,14 @@
 // The CUDA entry points for a machine without a GPU: the kernels of csrc/cuda run in the
 // simulation, on the memory of CPU tensors. Built into the module of cmake/via_simulate.cmake.
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <stdexcept>
 #include <string>
 
-#include "cuda/compact_kv.cuh"
+#include "cuda/compact_kv_launch.cuh"
 #include "cuda/verify_launch.cuh"
 #include "runtime.h"
 #include "via/device.h"
@@ -68,11 +69,18 @@ void verify_cuda(const VerifyParams& params, void* workspace) {
   const Turn turn;
   cuda::DeviceLimits limits = {1 + calls % 3, 1 + calls % 2, calls % 5 < 2 ? 1.0 : 8e6};
   ++calls;
-  cuda::launch_verify(params, workspace, limits, nullptr);
-  const char* const bytes = static_cast<const char*>(workspace);
-  for (std::size_t i = 0; i < verify_workspace_size(params); ++i) {
-    if (bytes[i] != 0)
-      throw std::runtime_error("verify: work space byte " + std::to_string(i) + " is not zero");
+  char* const begin = static_cast<char*>(workspace);
+  char* const end = begin + cuda::workspace_bytes(params);
+  try {
+    cuda::launch_verify(params, workspace, limits, nullptr);
+    const char* const wrong = std::find_if(begin, end, [](char byte) { return byte != 0; });
+    if (wrong != end) {
+      throw std::runtime_error("verify: work space byte " + std::to_string(wrong - begin) +
+                               " is not zero");
+    }
+  } catch (const std::exception&) {
+    std::fill(begin, end, 0);  // the next call is not to suffer for this one
+    throw;
   }
 }
 

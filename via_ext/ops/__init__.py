@@ -5,8 +5,8 @@ Inputs may have any strides in the leading dimensions; the last one is contiguou
 call share a device. Inputs are never written, except the caches of `compact_kv`. Nothing here has
 a gradient. Errors come before any work, as `<op>: <argument> must <rule>, got <value>`: TypeError
 for a dtype or an argument type, ValueError for shape, device, range or an impossible combination,
-RuntimeError for CUDA tensors in a build without the CUDA kernel. Values inside tensors are checked
-where they are used and reported in `Verification.status`.
+RuntimeError for CUDA failures and for CUDA tensors that the build has no kernel for. Values inside
+tensors are checked where they are used and reported in `Verification.status`.
 
 While torch traces (torch.compile, export, fake tensors) the same calls go through `torch.ops`.
 """

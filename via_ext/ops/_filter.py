@@ -75,7 +75,7 @@ def filtered_probs(
     Raises:
         TypeError: wrong dtype or argument type.
         ValueError: wrong shape, stride, device or range.
-        RuntimeError: CUDA tensors without a CUDA kernel.
+        RuntimeError: CUDA tensors: there is no CUDA kernel.
     """
     call = run_filtered_probs
     if tracing():
@@ -119,7 +119,7 @@ def draft_sample(
     Raises:
         TypeError: wrong dtype or argument type.
         ValueError: wrong shape, stride, device, range, or no seed.
-        RuntimeError: CUDA tensors without a CUDA kernel.
+        RuntimeError: CUDA tensors: there is no CUDA kernel.
     """
     call = run_draft_sample
     if tracing():

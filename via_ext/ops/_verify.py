@@ -123,7 +123,10 @@ def verify(
 
     Source: VIA-SD (arXiv 2606.12243), r(v) = s_u(v) / max_w s_u(w) and three-way routing for rule
     "route"; lossless acceptance u * p(x) < q(x) for rule "sample". `via_ext.reference.verify` is
-    the specification. CPU: synchronous, torch.get_num_threads() threads, releases the GIL.
+    the specification. CPU: synchronous, torch.get_num_threads() threads, releases the GIL. CUDA:
+    queued on the current stream of the logits' device, no synchronisation; may be captured in a
+    graph, whose replays read what the tensors then hold (copies of one graph must not run at the
+    same time). Work space belongs to the library, one per stream and one per graph.
 
     Args:
         draft_token_ids: [B, N] int32 or int64, 0 <= N <= 127; -1 = no node.
@@ -158,7 +161,7 @@ def verify(
     Raises:
         TypeError: wrong dtype or argument type.
         ValueError: wrong shape, stride, device, range or combination of arguments.
-        RuntimeError: CUDA tensors without a CUDA kernel.
+        RuntimeError: CUDA failed, or CUDA tensors in a build without CUDA.
     """
     call = run
     if tracing():

@@ -16,8 +16,9 @@ namespace via {
 //
 // Memory is allocated when a stream or a graph asks first or for more, and never given back:
 // whether a stream is done with it cannot be known without waiting for the device. It at least
-// doubles when it grows, so less than half of what a stream holds is unused. No host
-// synchronisation. May be called by several threads. Throws std::runtime_error for CUDA failures.
+// doubles when it grows, so what was outgrown is less than what is in use. Other than that the call
+// does not wait for the device. May be called by several threads. Throws std::runtime_error for
+// CUDA failures.
 void* cuda_workspace(int device, void* stream, std::size_t bytes);
 
 }  // namespace via
