@@ -79,20 +79,23 @@ VIA_DEVICE ChunkRange unit_chunks(const VerifyArgs& args, int unit, int chunks) 
 VIA_DEVICE void run_unit(const VerifyArgs& args, const Work& work, const RequestParams& params,
                          VerifyShared& shared, unsigned long long* fixed) {
   // Not behind published items: a ticket could keep one that others are free to take.
-  const EarlyTicket early = {work.is_static ? &args.ws.queue->head.value : nullptr,
-                             &shared.queue.ticket};
+  unsigned* const counter = work.is_static ? &args.ws.queue->head.value : nullptr;
   if (work.kind == ItemKind::kTarget) {
     const ChunkRange range = unit_chunks(args, work.unit, args.plan.chunks);
-    scan_unit(target_row(args.p, work.batch_idx, work.slot), params.scale(), range.first,
-              range.last, chunk_records(args, work.batch_idx, work.slot),
-              args.plan.stores_lane_max ? lane_maxima(args, work.batch_idx, work.slot) : nullptr,
-              early);
+    float* const lane_max =
+        args.plan.stores_lane_max ? lane_maxima(args, work.batch_idx, work.slot) : nullptr;
+    const unsigned ticket = scan_unit(target_row(args.p, work.batch_idx, work.slot), params.scale(),
+                                      range.first, range.last,
+                                      chunk_records(args, work.batch_idx, work.slot), lane_max,
+                                      counter);
+    if (threadIdx.x == 0) shared.queue.ticket = ticket;
   } else if (work.kind == ItemKind::kDraft) {
     if (!args.p.draft_probs_are_logits) return;
     const ChunkRange range = unit_chunks(args, work.unit, args.plan.draft_chunks);
-    scan_unit(draft_row(args.p, work.batch_idx, work.slot - args.draft_slot(0)),
-              exponent_scale(1.0f), range.first, range.last,
-              chunk_records(args, work.batch_idx, work.slot), nullptr, early);
+    const unsigned ticket = scan_unit(
+        draft_row(args.p, work.batch_idx, work.slot - args.draft_slot(0)), exponent_scale(1.0f),
+        range.first, range.last, chunk_records(args, work.batch_idx, work.slot), nullptr, counter);
+    if (threadIdx.x == 0) shared.queue.ticket = ticket;
   } else if (work.kind == ItemKind::kResidual) {
     const int node = work.slot - args.draft_slot(0);
     load_request(args.p, work.batch_idx, shared.request);

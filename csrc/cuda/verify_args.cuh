@@ -22,6 +22,7 @@ inline constexpr int kWarps = kThreads / kWarpSize;
 using Block = BlockReduce<kThreads>;
 inline constexpr int kChunk = 2048;
 inline constexpr int kRows = kMaxNodes + 1;
+inline constexpr unsigned kNoTicket = 0xffffffffu;
 // Candidates that top-k and top-p sort in shared memory.
 inline constexpr int kMaxCandidates = 4096;
 

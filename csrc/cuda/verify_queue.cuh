@@ -20,8 +20,6 @@ struct Work {
   bool is_static;
 };
 
-inline constexpr unsigned kNoTicket = 0xffffffffu;
-
 // In shared memory: what thread 0 found out for the block.
 struct QueueState {
   Work work;

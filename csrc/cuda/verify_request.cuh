@@ -74,21 +74,25 @@ struct Request {
   std::int16_t ancestor[kRows];      // used while reading
 };
 
-// Reads and checks everything but the logits; every thread of the block calls.
+// Reads and checks everything but the logits; every thread of the block calls, and none may still
+// be using what `request` held.
 VIA_DEVICE_CALL void load_request(const VerifyParams& p, int batch_idx, Request& request) {
   const int i = static_cast<int>(threadIdx.x);
   const std::int64_t count = node_count(p, batch_idx);
   bool is_tree = count >= 0 && count <= p.num_nodes;
-  const bool is_node = is_tree && i < count;
-  std::int64_t parent = -1, token = -1;
-  if (is_node) {
-    parent = node_parent(p, batch_idx, i);
-    token = node_token(p, batch_idx, i);
+  bool is_bad_parent = false, is_bad_token = false;
+  if (is_tree && i < count) {
+    const std::int64_t parent = node_parent(p, batch_idx, i);
+    const std::int64_t token = node_token(p, batch_idx, i);
+    const NodeKind kind = node_kind(token, p.vocab_size);
+    is_bad_parent = !parent_is_valid(parent, i);
+    is_bad_token = kind == NodeKind::kBadToken;
+    request.token[i] = static_cast<std::int32_t>(token);
+    request.parent[i] = request.ancestor[i] = static_cast<std::int16_t>(parent);
+    request.is_live[i] = kind == NodeKind::kToken;
   }
-  const NodeKind kind = node_kind(token, p.vocab_size);
-  // Also keeps this call's writes behind the last one's reads.
-  is_tree = __syncthreads_or(is_node && !parent_is_valid(parent, i)) == 0 && is_tree;
-  const bool has_bad_token = __syncthreads_or(is_node && kind == NodeKind::kBadToken) != 0;
+  is_tree = __syncthreads_or(is_bad_parent) == 0 && is_tree;
+  const bool has_bad_token = __syncthreads_or(is_bad_token) != 0;
   const int num_nodes = is_tree ? static_cast<int>(count) : 0;
   if (i == 0) {
     request.params = read_request_params(p, batch_idx);
@@ -97,11 +101,6 @@ VIA_DEVICE_CALL void load_request(const VerifyParams& p, int batch_idx, Request&
     if (request.params.is_refused) request.status |= kStatusParameter;
   }
   const bool is_used = i < num_nodes;
-  if (is_used) {
-    request.token[i] = static_cast<std::int32_t>(token);
-    request.parent[i] = request.ancestor[i] = static_cast<std::int16_t>(parent);
-    request.is_live[i] = kind == NodeKind::kToken;
-  }
   __syncthreads();
   // Whether all ancestors are live, in doubling steps.
   for (int reach = 1; reach < num_nodes; reach *= 2) {

@@ -111,34 +111,29 @@ VIA_DEVICE void scan_chunk_of(const Row& row, int chunk_idx, float scale, ChunkR
   if (lane_max != nullptr) lane_max[chunk_idx * kWarpSize + lane_idx] = lane.max;
 }
 
-// A ticket of the work queue that thread 0 asks for while a row is on its way; nobody waits for it.
-struct EarlyTicket {
-  unsigned* counter;  // null: none is wanted
-  unsigned* ticket;   // in shared memory
-};
-
-// The chunks of one unit, a warp to a chunk. `lane_max` may be null.
+// The chunks of one unit, a warp to a chunk. `lane_max` may be null. While the row is on its way
+// thread 0 takes a ticket from `counter` (null: none) for the block's next work, and returns it.
 template <typename T>
-VIA_DEVICE_CALL void scan_unit_of(const Row row, float scale, int first_chunk, int last_chunk,
-                                  ChunkRecord* records, float* lane_max, EarlyTicket early) {
+VIA_DEVICE_CALL unsigned scan_unit_of(const Row row, float scale, int first_chunk, int last_chunk,
+                                      ChunkRecord* records, float* lane_max, unsigned* counter) {
   const int warp_idx = static_cast<int>(threadIdx.x) / kWarpSize;
-  const bool takes_ticket = threadIdx.x == 0 && early.counter != nullptr;
-  const unsigned ticket = takes_ticket ? atomicAdd(early.counter, 1u) : 0u;
+  unsigned ticket = kNoTicket;
+  if (threadIdx.x == 0 && counter != nullptr) ticket = atomicAdd(counter, 1u);
   for (int chunk_idx = first_chunk + warp_idx; chunk_idx < last_chunk; chunk_idx += kWarps) {
     scan_chunk_of<T>(row, chunk_idx, scale, records, lane_max);
   }
-  if (takes_ticket) *early.ticket = ticket;
+  return ticket;
 }
 
-VIA_DEVICE void scan_unit(const Row& row, float scale, int first_chunk, int last_chunk,
-                          ChunkRecord* records, float* lane_max, EarlyTicket early) {
+VIA_DEVICE unsigned scan_unit(const Row& row, float scale, int first_chunk, int last_chunk,
+                              ChunkRecord* records, float* lane_max, unsigned* counter) {
   if (row.dtype == DType::kFloat32) {
-    scan_unit_of<float>(row, scale, first_chunk, last_chunk, records, lane_max, early);
-  } else if (row.dtype == DType::kBFloat16) {
-    scan_unit_of<BFloat16>(row, scale, first_chunk, last_chunk, records, lane_max, early);
-  } else {
-    scan_unit_of<Float16>(row, scale, first_chunk, last_chunk, records, lane_max, early);
+    return scan_unit_of<float>(row, scale, first_chunk, last_chunk, records, lane_max, counter);
   }
+  if (row.dtype == DType::kBFloat16) {
+    return scan_unit_of<BFloat16>(row, scale, first_chunk, last_chunk, records, lane_max, counter);
+  }
+  return scan_unit_of<Float16>(row, scale, first_chunk, last_chunk, records, lane_max, counter);
 }
 
 // Joins the chunks of a row; every thread of the block calls and gets the result. `sum` is relative
