@@ -53,6 +53,7 @@ VIA_DEVICE Selected radix_select(const SelectRow& from, bool weigh, float share,
   const int warp_idx = thread_idx / kWarpSize, lane_idx = thread_idx % kWarpSize;
   // Widened 16-bit values differ in their upper 20 bits at most.
   const int last_bit = from.row.dtype == DType::kFloat32 ? 0 : 12;
+  __syncthreads();  // the caller's threads have read what an earlier selection left
   if (thread_idx == 0) {
     state.prefix = 0;
     state.before = 0.0;
