@@ -140,7 +140,7 @@ void check_case(int number, Checker& checker) {
 }
 
 int run(int argc, char** argv) {
-  const int cases = argc > 1 ? std::atoi(argv[1]) : 12;
+  const int cases = argc > 1 ? std::atoi(argv[1]) : 40;
   random_bits.seed(argc > 2 ? static_cast<unsigned>(std::atoi(argv[2])) : 1u);
   Checker checker;
   for (int i = 0; i < cases; ++i) check_case(i, checker);
