@@ -18,15 +18,6 @@
 
 namespace via::cuda {
 
-// First row of a request's walk that an earlier call has not decided.
-VIA_DEVICE int base_row(const VerifyArgs& args, int batch_idx) {
-  if (!args.has_resume) return 0;
-  const std::int64_t accepted = args.resume.num_accepted[batch_idx];
-  if (accepted <= 0 || accepted > args.p.num_nodes) return 0;
-  const int node = args.resume.path[batch_idx * std::int64_t{args.p.num_nodes} + accepted - 1];
-  return node >= 0 && node < args.p.num_nodes ? row_of_node(node) : 0;
-}
-
 // Node exists and its id is a token; ancestors are not looked at.
 VIA_DEVICE bool has_token(const VerifyParams& p, int batch_idx, int node_idx) {
   if (node_idx >= p.num_nodes || node_idx >= node_count(p, batch_idx)) return false;
@@ -50,19 +41,16 @@ VIA_DEVICE bool is_row_needed(const VerifyArgs& args, int batch_idx, int row_idx
   return bonus_is_allowed(params.tau) && may_be_reached && (row_idx == 0 || args.plan.reads_leaves);
 }
 
-// Moves a static item to where the request's walk starts; false if there is nothing to read.
-VIA_DEVICE bool place_static_work(const VerifyArgs& args, const RequestParams& params, Work& work) {
-  const int base = base_row(args, work.batch_idx);
-  const bool is_chain = args.p.parents.data == nullptr;
+// Whether there is anything to read for a static item.
+VIA_DEVICE_CALL bool is_work_needed(const VerifyArgs& args, const Work& work) {
+  const RequestParams params = read_request_params(args.p, work.batch_idx);
+  if (!work.is_in_range) return false;
   if (work.kind == ItemKind::kTarget) {
-    const int offset = work.slot;
-    work.slot = base + offset <= args.p.num_nodes ? base + offset : offset - 1 - args.p.num_nodes + base;
-    if (base + offset > args.p.num_nodes || (base > 0 && !is_chain && offset > 0)) return false;
-    return is_row_needed(args, work.batch_idx, work.slot, base, params);
+    return is_row_needed(args, work.batch_idx, work.slot, work.base, params);
   }
-  const int node = work.slot - args.draft_slot(0);
   if (args.has_resume && !args.resume.escalate[work.batch_idx]) return false;
-  return uses_draft_probs(args.p, params) && has_token(args.p, work.batch_idx, node);
+  return uses_draft_probs(args.p, params) &&
+         has_token(args.p, work.batch_idx, work.slot - args.draft_slot(0));
 }
 
 // Chunks of a row that a unit covers.
@@ -76,8 +64,10 @@ VIA_DEVICE ChunkRange unit_chunks(const VerifyArgs& args, int unit, int chunks) 
           static_cast<int>((unit + 1) * std::int64_t{chunks} / units)};
 }
 
-VIA_DEVICE void run_unit(const VerifyArgs& args, const Work& work, const RequestParams& params,
-                         VerifyShared& shared, unsigned long long* fixed) {
+VIA_DEVICE_CALL void run_unit(const VerifyArgs& args, VerifyShared& shared,
+                              unsigned long long* fixed) {
+  const Work work = shared.queue.work;
+  const RequestParams params = read_request_params(args.p, work.batch_idx);
   // Not behind published items: a ticket could keep one that others are free to take.
   unsigned* const counter = work.is_static ? &args.ws.queue->head.value : nullptr;
   if (work.kind == ItemKind::kTarget) {
@@ -154,8 +144,9 @@ VIA_DEVICE_CALL RowRecord finish_draft(const VerifyArgs& args, int batch_idx, in
 }
 
 // What follows when all units of an item are done.
-VIA_DEVICE_CALL void complete_item(const VerifyArgs& args, const Work& work, const RequestParams& params,
-                              VerifyShared& shared) {
+VIA_DEVICE_CALL void complete_item(const VerifyArgs& args, VerifyShared& shared) {
+  const Work work = shared.queue.work;
+  const RequestParams params = read_request_params(args.p, work.batch_idx);
   RowRecord& stored = row_record(args, work.batch_idx, work.slot);
   ChunkRecord* const records = chunk_records(args, work.batch_idx, work.slot);
   if (work.kind == ItemKind::kDraft) {
@@ -199,15 +190,14 @@ VIA_DEVICE_CALL void complete_item(const VerifyArgs& args, const Work& work, con
 }
 
 VIA_DEVICE_CALL void run_work(const VerifyArgs& args, VerifyShared& shared) {
-  Work work = shared.queue.work;
   DYN_SMEM(dynamic);
   auto* const fixed = reinterpret_cast<unsigned long long*>(dynamic);  // [kChunk] with an id map
-  const RequestParams params = read_request_params(args.p, work.batch_idx);
-  const bool runs = !work.is_static || place_static_work(args, params, work);
-  if (runs) run_unit(args, work, params, shared, fixed);
-  if (!finish_unit(args, work, shared.queue)) return;
-  if (runs) complete_item(args, work, params, shared);
-  if (finish_item(args, work, shared.queue)) decide(args, work.batch_idx, shared, fixed);
+  const Work& work = shared.queue.work;
+  const bool runs = !work.is_static || is_work_needed(args, work);
+  if (runs) run_unit(args, shared, fixed);
+  if (!finish_unit(args, shared.queue)) return;
+  if (runs) complete_item(args, shared);
+  if (finish_item(args, shared.queue)) decide(args, work.batch_idx, shared, fixed);
 }
 
 __global__ void __launch_bounds__(kThreads, 2)

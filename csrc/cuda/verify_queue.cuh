@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "core/tree.h"
 #include "cuda/verify_args.cuh"
 #include "device/watchdog.cuh"
 
@@ -18,6 +19,8 @@ struct Work {
   int slot;
   int unit;
   bool is_static;
+  bool is_in_range;  // static items: there is such a row or node
+  int base;          // static items: the row where the request's walk starts
 };
 
 // In shared memory: what thread 0 found out for the block.
@@ -30,6 +33,17 @@ struct QueueState {
   std::uint8_t is_scanned[2 * kRows];  // by slot
 };
 
+// First row of a request's walk that an earlier call has not decided.
+VIA_DEVICE int base_row(const VerifyArgs& args, int batch_idx) {
+  if (!args.has_resume) return 0;
+  const std::int64_t accepted = args.resume.num_accepted[batch_idx];
+  if (accepted <= 0 || accepted > args.p.num_nodes) return 0;
+  const int node = args.resume.path[batch_idx * std::int64_t{args.p.num_nodes} + accepted - 1];
+  return node >= 0 && node < args.p.num_nodes ? row_of_node(node) : 0;
+}
+
+// A static item covers a row counted from where the walk starts. Rows before it take the slots of
+// those past the end, so that every item counts its arrivals in a slot of its own.
 VIA_DEVICE Work static_work(const VerifyArgs& args, unsigned ticket) {
   const unsigned item = ticket / static_cast<unsigned>(args.plan.units);
   const unsigned batch_size = static_cast<unsigned>(args.p.batch_size);
@@ -39,7 +53,19 @@ VIA_DEVICE Work static_work(const VerifyArgs& args, unsigned ticket) {
   work.slot = static_cast<int>(item / batch_size);
   work.kind = ItemKind::kTarget;
   work.is_static = true;
-  if (work.slot >= args.plan.first_rows) {
+  work.is_in_range = true;
+  work.base = base_row(args, work.batch_idx);
+  if (work.slot < args.plan.first_rows) {
+    const int offset = work.slot;
+    const bool is_chain = args.p.parents.data == nullptr;
+    work.slot = work.base + offset;
+    if (work.slot > args.p.num_nodes) {
+      work.slot -= args.p.num_nodes + 1;
+      work.is_in_range = false;
+    }
+    // In a tree the rows that follow in number need not follow on the path.
+    if (work.base > 0 && !is_chain && offset > 0) work.is_in_range = false;
+  } else {
     work.slot = args.draft_slot(work.slot - args.plan.first_rows);
     work.kind = ItemKind::kDraft;
   }
@@ -91,7 +117,8 @@ VIA_DEVICE_CALL bool take_work(const VerifyArgs& args, QueueState& state) {
 
 // True for the block that finishes the item; what the other blocks wrote is then visible to all its
 // threads.
-VIA_DEVICE bool finish_unit(const VerifyArgs& args, const Work& work, QueueState& state) {
+VIA_DEVICE bool finish_unit(const VerifyArgs& args, QueueState& state) {
+  const Work& work = state.work;
   unsigned& arrivals =
       args.ws.arrivals[static_cast<std::int64_t>(work.batch_idx) * args.num_slots() + work.slot];
   __syncthreads();
@@ -105,7 +132,8 @@ VIA_DEVICE bool finish_unit(const VerifyArgs& args, const Work& work, QueueState
 }
 
 // True for the block that finishes the last item of the request's round.
-VIA_DEVICE bool finish_item(const VerifyArgs& args, const Work& work, QueueState& state) {
+VIA_DEVICE bool finish_item(const VerifyArgs& args, QueueState& state) {
+  const Work& work = state.work;
   __syncthreads();
   if (threadIdx.x == 0) {
     // Read before arriving: after that another block may already have begun the next round.
