@@ -64,8 +64,7 @@ VIA_DEVICE ChunkRange unit_chunks(const VerifyArgs& args, int unit, int chunks) 
           static_cast<int>((unit + 1) * std::int64_t{chunks} / units)};
 }
 
-VIA_DEVICE_CALL void run_unit(const VerifyArgs& args, VerifyShared& shared,
-                              unsigned long long* fixed) {
+VIA_DEVICE_CALL void run_unit(const VerifyArgs& args, VerifyShared& shared) {
   const Work work = shared.queue.work;
   const RequestParams params = read_request_params(args.p, work.batch_idx);
   // Not behind published items: a ticket could keep one that others are free to take.
@@ -98,7 +97,7 @@ VIA_DEVICE_CALL void run_unit(const VerifyArgs& args, VerifyShared& shared,
                                row_record(args, work.batch_idx, row_idx));
     const ChunkRange range = unit_chunks(args, work.unit, args.plan.chunks);
     residual_unit(args, work.batch_idx, shared.request, law, node, shared.rejected, range.first,
-                  range.last, fixed, shared.draw.scratch);
+                  range.last, shared.fixed, shared.draw.scratch);
   }
 }
 
@@ -190,15 +189,16 @@ VIA_DEVICE_CALL void complete_item(const VerifyArgs& args, VerifyShared& shared)
 }
 
 VIA_DEVICE_CALL void run_work(const VerifyArgs& args, VerifyShared& shared) {
-  DYN_SMEM(dynamic);
-  auto* const fixed = reinterpret_cast<unsigned long long*>(dynamic);  // [kChunk] with an id map
   const Work& work = shared.queue.work;
   const bool runs = !work.is_static || is_work_needed(args, work);
-  if (runs) run_unit(args, shared, fixed);
+  if (runs) run_unit(args, shared);
   if (!finish_unit(args, shared.queue)) return;
   if (runs) complete_item(args, shared);
-  if (finish_item(args, shared.queue)) decide(args, work.batch_idx, shared, fixed);
+  if (finish_item(args, shared.queue)) decide(args, work.batch_idx, shared);
 }
+
+// What a block may have without asking.
+static_assert(sizeof(VerifyShared) <= 48 * 1024, "static shared memory");
 
 __global__ void __launch_bounds__(kThreads, 2)
     verify_kernel(const __grid_constant__ VerifyArgs args) {

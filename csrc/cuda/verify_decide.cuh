@@ -11,7 +11,8 @@
 
 namespace via::cuda {
 
-// Shared memory of a block. Sorting and leaving tokens out happen at different times.
+// Shared memory of a block. Sorting, leaving tokens out and gathering a mapped draft row happen at
+// different times.
 struct VerifyShared {
   QueueState queue;
   SelectState select;
@@ -22,6 +23,7 @@ struct VerifyShared {
   union {
     SelectBuffer buffer;
     Excluded excluded;
+    unsigned long long fixed[kChunk];
   };
   unsigned scratch[kWarps];
 };
@@ -106,8 +108,8 @@ VIA_DEVICE std::int32_t lowest_allowed(const Row& row, int* scratch) {
 }
 
 // The token after the accepted ones; every thread gets it. -1 when escalating.
-VIA_DEVICE_CALL std::int32_t next_token(const VerifyArgs& args, int batch_idx, VerifyShared& shared,
-                                   unsigned long long* fixed) {
+VIA_DEVICE_CALL std::int32_t next_token(const VerifyArgs& args, int batch_idx,
+                                        VerifyShared& shared) {
   const WalkState& walk = shared.walk;
   if (walk.outcome == Outcome::kEscalate) return -1;
   if (walk.outcome == Outcome::kEmit) return walk.token;
@@ -118,8 +120,8 @@ VIA_DEVICE_CALL std::int32_t next_token(const VerifyArgs& args, int batch_idx, V
   }
   const float uniform = request_uniform(args.p, batch_idx, 0, kPurposeFinalDraw);
   if (walk.outcome == Outcome::kDrawResidual) {
-    return draw_from_residual(args, batch_idx, shared.request, law, shared.rejected, uniform, fixed,
-                              shared.draw);
+    return draw_from_residual(args, batch_idx, shared.request, law, shared.rejected, uniform,
+                              shared.fixed, shared.draw);
   }
   const int i = static_cast<int>(threadIdx.x);
   if (i < shared.rejected.count) {
@@ -219,8 +221,7 @@ VIA_DEVICE_CALL void copy_resumed(const VerifyArgs& args, int batch_idx, const V
 }
 
 // Decides the request, or publishes what it still needs.
-VIA_DEVICE_CALL void decide(const VerifyArgs& args, int batch_idx, VerifyShared& shared,
-                       unsigned long long* fixed) {
+VIA_DEVICE_CALL void decide(const VerifyArgs& args, int batch_idx, VerifyShared& shared) {
   load_request(args.p, batch_idx, shared.request);
   if (args.has_resume && !args.resume.escalate[batch_idx]) {
     copy_resumed(args, batch_idx, shared);
@@ -237,7 +238,7 @@ VIA_DEVICE_CALL void decide(const VerifyArgs& args, int batch_idx, VerifyShared&
   const bool wanted =
       wanted_item(args, batch_idx, shared.request, shared.walk, kind, slot);
   if (publish_items(args, batch_idx, wanted, kind, slot, shared.queue, shared.scratch) > 0) return;
-  const std::int32_t token = next_token(args, batch_idx, shared, fixed);
+  const std::int32_t token = next_token(args, batch_idx, shared);
   write_decision(args, batch_idx, shared, token);
   finish_request(args, batch_idx, shared.queue);
 }

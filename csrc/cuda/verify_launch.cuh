@@ -154,9 +154,7 @@ inline void launch_verify(const VerifyParams& p, void* workspace, const DeviceLi
                               ? args.plan.static_units
                               : std::max(args.plan.static_units,
                                          static_cast<unsigned>(p.batch_size * args.plan.units));
-  const std::size_t mapped =
-      p.draft_to_target.data != nullptr ? kChunk * sizeof(unsigned long long) : 0;
-  LAUNCH(verify_kernel, std::min(slots, useful), kThreads, mapped, stream, args);
+  LAUNCH(verify_kernel, std::min(slots, useful), kThreads, 0, stream, args);
 }
 
 }  // namespace via::cuda
