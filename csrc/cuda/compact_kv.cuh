@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// compact_kv on the GPU (algorithm.md section 2, step 7): position context + 1 + i of every cache
+// compact_kv on the GPU (docs/design.md section 3, step 5): position context + 1 + i of every cache
 // receives what stood at context + 1 + path[i]. One launch for all caches of a call.
 //
 // A block serves one (cache, batch row) and a share of its columns. A column is a run of 16 bytes

@@ -19,8 +19,9 @@ cuda::DeviceLimits device_limits() {
   check_cuda(cudaGetDevice(&device), "verify", "cudaGetDevice");
   if (device < kMaxDevices && known[device].blocks_per_multiprocessor > 0) return known[device];
   cuda::DeviceLimits limits = {};
-  check_cuda(cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device),
-             "verify", "cudaDeviceGetAttribute");
+  check_cuda(
+      cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device),
+      "verify", "cudaDeviceGetAttribute");
   check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&limits.blocks_per_multiprocessor,
                                                            cuda::verify_kernel, cuda::kThreads, 0),
              "verify", "cudaOccupancyMaxActiveBlocksPerMultiprocessor");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// verify on CUDA: one launch from logits to decisions (algorithm.md sections 2 and 4).
+// verify on CUDA: one launch from logits to decisions (docs/design.md sections 2 to 4).
 //   r(v) = s_u(v) / max_w s_u(w), three-way routing, lossless acceptance u p(x) < q(x), recovered
 //   and bonus token, log-probabilities, status
 // Mapping: blocks of 256 threads take units of work, some 2048-token chunks of one row, a warp to a
@@ -73,10 +73,9 @@ VIA_DEVICE_CALL void run_unit(const VerifyArgs& args, VerifyShared& shared) {
     const ChunkRange range = unit_chunks(args, work.unit, args.plan.chunks);
     float* const lane_max =
         args.plan.stores_lane_max ? lane_maxima(args, work.batch_idx, work.slot) : nullptr;
-    const unsigned ticket = scan_unit(target_row(args.p, work.batch_idx, work.slot), params.scale(),
-                                      range.first, range.last,
-                                      chunk_records(args, work.batch_idx, work.slot), lane_max,
-                                      counter);
+    const unsigned ticket =
+        scan_unit(target_row(args.p, work.batch_idx, work.slot), params.scale(), range.first,
+                  range.last, chunk_records(args, work.batch_idx, work.slot), lane_max, counter);
     if (threadIdx.x == 0) shared.queue.ticket = ticket;
   } else if (work.kind == ItemKind::kDraft) {
     if (!args.p.draft_probs_are_logits) return;
@@ -103,7 +102,7 @@ VIA_DEVICE_CALL void run_unit(const VerifyArgs& args, VerifyShared& shared) {
 
 // p of the node's own token, where it takes more than reading one element.
 VIA_DEVICE_CALL RowRecord finish_draft(const VerifyArgs& args, int batch_idx, int node,
-                                  VerifyShared& shared) {
+                                       VerifyShared& shared) {
   const VerifyParams& p = args.p;
   const Row row = draft_row(p, batch_idx, node);
   const std::int64_t token = node_token(p, batch_idx, node);
@@ -176,8 +175,8 @@ VIA_DEVICE_CALL void complete_item(const VerifyArgs& args, VerifyShared& shared)
     record = merge_chunks(records, args.plan.chunks, scale, shared.draw.scratch);
     filters = args.p.rule != Rule::kRoute;
   }
-  const bool can_filter = params.needs_filter(args.p.vocab_size) && record.max > kNegInf &&
-                          record.max < kPosInf;
+  const bool can_filter =
+      params.needs_filter(args.p.vocab_size) && record.max > kNegInf && record.max < kPosInf;
   if (!can_filter) {
     record.flags |= kRowFiltered;
   } else if (filters) {

@@ -36,7 +36,7 @@ struct alignas(16) ChunkRecord {
 
 enum RowFlag : std::uint32_t {
   kRowScanned = 1,
-  kRowFiltered = 2,   // cut and kept sums are in place
+  kRowFiltered = 2,  // cut and kept sums are in place
   kRowHasNan = 4,
   kRowHasBadId = 8,   // draft rows: id map entries outside the vocabulary
   kRowRejected = 16,  // draft rows: `residual` is known
@@ -77,17 +77,17 @@ struct Item {
 
 // What the host decides once per launch.
 struct Plan {
-  std::int32_t chunks = 0;           // of a verifier row
-  std::int32_t draft_chunks = 0;     // of a draft row
-  std::int32_t units = 0;            // per item
-  std::int32_t first_rows = 0;       // rows per request that the static items cover
-  std::int32_t first_drafts = 0;     // and draft rows
-  std::int32_t window = 0;           // rows asked for at a time later
-  bool scans_drafts = false;         // draft rows need a pass of their own
-  bool stores_lane_max = false;      // for the filters
-  bool has_residuals = false;        // drafts with a distribution may be rejected
-  bool reads_leaves = false;         // route: leaf rows belong to the static items
-  bool is_closed = false;            // nothing can be published
+  std::int32_t chunks = 0;        // of a verifier row
+  std::int32_t draft_chunks = 0;  // of a draft row
+  std::int32_t units = 0;         // per item
+  std::int32_t first_rows = 0;    // rows per request that the static items cover
+  std::int32_t first_drafts = 0;  // and draft rows
+  std::int32_t window = 0;        // rows asked for at a time later
+  bool scans_drafts = false;      // draft rows need a pass of their own
+  bool stores_lane_max = false;   // for the filters
+  bool has_residuals = false;     // drafts with a distribution may be rejected
+  bool reads_leaves = false;      // route: leaf rows belong to the static items
+  bool is_closed = false;         // nothing can be published
   std::int32_t item_capacity = 0;
   unsigned static_units = 0;
   unsigned long long watchdog_ns = 0;
@@ -146,8 +146,8 @@ VIA_DEVICE float* lane_maxima(const VerifyArgs& args, int batch_idx, int row_idx
   const std::int64_t row = batch_idx * (std::int64_t{args.p.num_nodes} + 1) + row_idx;
   return args.ws.lane_max + row * args.plan.chunks * kWarpSize;
 }
-// Two buffers a request: the k-th residual with mass (from 1) of a row goes to buffer k % 2, so that
-// one without mass leaves the one before it in place.
+// Two buffers a request: the k-th residual with mass (from 1) of a row goes to buffer k % 2, so
+// that one without mass leaves the one before it in place.
 VIA_DEVICE int residual_buffer(int count) { return count & 1; }
 VIA_DEVICE double* residual_masses(const VerifyArgs& args, int batch_idx, int buffer) {
   return args.ws.residual_mass + (2 * std::int64_t{batch_idx} + buffer) * args.plan.chunks;

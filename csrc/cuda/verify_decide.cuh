@@ -94,8 +94,7 @@ VIA_DEVICE float node_log_probability(const Request& request, const RowRecord& r
   if (row.max == kPosInf) return token == row.argmax ? 0.0f : kNegInf;
   if (!row.cut.keeps(logit, token)) return kNegInf;
   const float scale = request.params.scale();
-  return static_cast<float>(
-      log_probability(logit, scale, row.sum, exponent_of(row.max, scale)));
+  return static_cast<float>(log_probability(logit, scale, row.sum, exponent_of(row.max, scale)));
 }
 
 VIA_DEVICE std::int32_t lowest_allowed(const Row& row, int* scratch) {
@@ -113,15 +112,17 @@ VIA_DEVICE_CALL std::int32_t next_token(const VerifyArgs& args, int batch_idx,
   const WalkState& walk = shared.walk;
   if (walk.outcome == Outcome::kEscalate) return -1;
   if (walk.outcome == Outcome::kEmit) return walk.token;
-  const Law law = target_law(args, batch_idx, walk.row_idx, shared.request.params,
-                             walk.row[walk.row_idx]);
+  const Law law =
+      target_law(args, batch_idx, walk.row_idx, shared.request.params, walk.row[walk.row_idx]);
   if (walk.outcome == Outcome::kEmitLowestAllowed) {
     return lowest_allowed(law.row, reinterpret_cast<int*>(shared.draw.scratch));
   }
   const float uniform = request_uniform(args.p, batch_idx, 0, kPurposeFinalDraw);
+  // Whatever rounding does to sums, the id that is written lies inside the vocabulary.
+  const auto checked = [&](std::int32_t token) { return token >= 0 ? token : law.record.argmax; };
   if (walk.outcome == Outcome::kDrawResidual) {
-    return draw_from_residual(args, batch_idx, shared.request, law, shared.rejected, uniform,
-                              shared.fixed, shared.draw);
+    return checked(draw_from_residual(args, batch_idx, shared.request, law, shared.rejected,
+                                      uniform, shared.fixed, shared.draw));
   }
   const int i = static_cast<int>(threadIdx.x);
   if (i < shared.rejected.count) {
@@ -129,8 +130,8 @@ VIA_DEVICE_CALL std::int32_t next_token(const VerifyArgs& args, int batch_idx,
   }
   if (i == 0) shared.excluded.count = shared.rejected.count;
   __syncthreads();
-  return draw_from_law(law, chunk_records(args, batch_idx, walk.row_idx), uniform, shared.excluded,
-                       shared.draw);
+  return checked(draw_from_law(law, chunk_records(args, batch_idx, walk.row_idx), uniform,
+                               shared.excluded, shared.draw));
 }
 
 // Ratios and tiers of every node.
@@ -171,8 +172,8 @@ VIA_DEVICE int route_status(const VerifyArgs& args, const VerifyShared& shared) 
   return (nan != 0 ? kStatusNan : 0) | (bad_id != 0 ? kStatusTokenId : 0);
 }
 
-VIA_DEVICE_CALL void write_decision(const VerifyArgs& args, int batch_idx, const VerifyShared& shared,
-                               std::int32_t token) {
+VIA_DEVICE_CALL void write_decision(const VerifyArgs& args, int batch_idx,
+                                    const VerifyShared& shared, std::int32_t token) {
   const Verification& out = args.p.out;
   const WalkState& walk = shared.walk;
   const int i = static_cast<int>(threadIdx.x);
@@ -204,7 +205,8 @@ VIA_DEVICE_CALL void write_decision(const VerifyArgs& args, int batch_idx, const
 }
 
 // A row that did not escalate is copied through.
-VIA_DEVICE_CALL void copy_resumed(const VerifyArgs& args, int batch_idx, const VerifyShared& shared) {
+VIA_DEVICE_CALL void copy_resumed(const VerifyArgs& args, int batch_idx,
+                                  const VerifyShared& shared) {
   const Verification& out = args.p.out;
   const Verification& from = args.resume;
   const int i = static_cast<int>(threadIdx.x);
@@ -235,8 +237,7 @@ VIA_DEVICE_CALL void decide(const VerifyArgs& args, int batch_idx, VerifyShared&
   __syncthreads();
   ItemKind kind;
   int slot;
-  const bool wanted =
-      wanted_item(args, batch_idx, shared.request, shared.walk, kind, slot);
+  const bool wanted = wanted_item(args, batch_idx, shared.request, shared.walk, kind, slot);
   if (publish_items(args, batch_idx, wanted, kind, slot, shared.queue, shared.scratch) > 0) return;
   const std::int32_t token = next_token(args, batch_idx, shared);
   write_decision(args, batch_idx, shared, token);

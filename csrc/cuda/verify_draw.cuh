@@ -83,7 +83,8 @@ VIA_DEVICE std::int32_t choose_token(int chunk_idx, double target, double before
 
 // Sums the chunks that hold an excluded token anew, without the first `count` of them: subtracting
 // would leave rounding noise where nothing is left.
-VIA_DEVICE_CALL void leave_out(const Law& law, ChunkRecord* records, int count, Excluded& excluded) {
+VIA_DEVICE_CALL void leave_out(const Law& law, ChunkRecord* records, int count,
+                               Excluded& excluded) {
   const int warp_idx = static_cast<int>(threadIdx.x) / kWarpSize;
   const int lane_idx = static_cast<int>(threadIdx.x) % kWarpSize;
   unsigned* const bits = excluded.bits[warp_idx];
@@ -123,7 +124,7 @@ VIA_DEVICE bool is_left_out(const Excluded& excluded, int count, std::int64_t id
 // Draws from a row's law without the first `count` excluded tokens; -1 if nothing is left. Changes
 // the sums in `records`.
 VIA_DEVICE_CALL std::int32_t draw_without(const Law& law, ChunkRecord* records, int count,
-                                     float uniform, Excluded& excluded, DrawState& state) {
+                                          float uniform, Excluded& excluded, DrawState& state) {
   if (law.is_one_hot()) {
     return is_left_out(excluded, count, law.record.argmax) ? -1 : law.record.argmax;
   }
@@ -133,8 +134,7 @@ VIA_DEVICE_CALL std::int32_t draw_without(const Law& law, ChunkRecord* records, 
     if (!(records[c].sum > 0.0f)) return 0.0;
     return records[c].sum * rescale(exponent_of(records[c].max, law.scale), exponent);
   };
-  const double total =
-      sum_chunks(records, law.chunks, law.record.max, law.scale, state.scratch);
+  const double total = sum_chunks(records, law.chunks, law.record.max, law.scale, state.scratch);
   const double target = static_cast<double>(uniform) * total;
   if (!choose_chunk(law.chunks, target, state, mass)) return -1;
   const int c = state.chunk;
@@ -154,7 +154,7 @@ VIA_DEVICE_CALL std::int32_t draw_without(const Law& law, ChunkRecord* records, 
 
 // The final draw of one-hot drafts. A child whose removal would leave no mass (rounding) stays.
 VIA_DEVICE_CALL std::int32_t draw_from_law(const Law& law, ChunkRecord* records, float uniform,
-                                      Excluded& excluded, DrawState& state) {
+                                           Excluded& excluded, DrawState& state) {
   std::int32_t token = draw_without(law, records, excluded.count, uniform, excluded, state);
   if (token >= 0 || excluded.count == 0) return token;
   token = draw_without(law, records, 0, uniform, excluded, state);
@@ -177,11 +177,10 @@ VIA_DEVICE_CALL std::int32_t draw_from_law(const Law& law, ChunkRecord* records,
 
 // Draws from the residual that `rejected` (at least one, each with mass) leaves.
 VIA_DEVICE_CALL std::int32_t draw_from_residual(const VerifyArgs& args, int batch_idx,
-                                           const Request& request, const Law& law,
-                                           const Rejections& rejected, float uniform,
-                                           unsigned long long* fixed, DrawState& state) {
-  const double* const masses =
-      residual_masses(args, batch_idx, residual_buffer(rejected.count));
+                                                const Request& request, const Law& law,
+                                                const Rejections& rejected, float uniform,
+                                                unsigned long long* fixed, DrawState& state) {
+  const double* const masses = residual_masses(args, batch_idx, residual_buffer(rejected.count));
   double total = 0.0;
   for (int c = static_cast<int>(threadIdx.x); c < law.chunks; c += kThreads) total += masses[c];
   total = Block::sum(total, state.scratch);

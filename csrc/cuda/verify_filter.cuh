@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where top-k, top-p and min-p cut a row, and what is left of it (rules: core/filters.h). One block,
-// no pass over the whole row in the common case:
+// Where top-k, top-p and min-p cut a row, and what is left of it (rules: core/filters.h). One
+// block, no pass over the whole row in the common case:
 //   1. the scan left the maximum of every lane's 64 tokens; sorted, they bound the cut from below
 //      (the k-th largest of them, or those that hold top_p of the mass already);
 //   2. the tokens from the bound up are gathered and sorted: the cut is a place in that list.
@@ -38,9 +38,9 @@ VIA_DEVICE double walk_in_order(int count, double* scratch, Weight weight, Body 
 }
 
 // A logit that top-k and top-p cannot cut above, or -inf. `total` is the row's mass.
-VIA_DEVICE_CALL float bound_cut(const SelectRow& from, const float* lane_max, const Filters& filters,
-                           bool use_top_k, double total, SelectBuffer& buffer,
-                           SelectState& state) {
+VIA_DEVICE_CALL float bound_cut(const SelectRow& from, const float* lane_max,
+                                const Filters& filters, bool use_top_k, double total,
+                                SelectBuffer& buffer, SelectState& state) {
   const int lanes = from.chunks * kWarpSize;
   int merged = 1;  // lanes per group
   while ((lanes + merged - 1) / merged > kMaxCandidates) merged *= 2;
@@ -74,7 +74,7 @@ VIA_DEVICE_CALL float bound_cut(const SelectRow& from, const float* lane_max, co
 
 // Gathers the tokens from `bound` up, in any order; returns how many there are.
 VIA_DEVICE_CALL int gather_candidates(const SelectRow& from, const float* lane_max, float bound,
-                                 SelectBuffer& buffer, SelectState& state) {
+                                      SelectBuffer& buffer, SelectState& state) {
   if (threadIdx.x == 0) state.count = 0;
   __syncthreads();
   const int lanes = from.chunks * kWarpSize;
@@ -92,8 +92,8 @@ VIA_DEVICE_CALL int gather_candidates(const SelectRow& from, const float* lane_m
 
 // The cut of top-k and top-p over sorted candidates, which hold everything that can be kept.
 VIA_DEVICE_CALL FilterCut cut_candidates(const SelectRow& from, int count, const Filters& filters,
-                                    bool use_top_k, double total, const SelectBuffer& buffer,
-                                    SelectState& state) {
+                                         bool use_top_k, double total, const SelectBuffer& buffer,
+                                         SelectState& state) {
   FilterCut cut;
   if (use_top_k && filters.top_k <= count) {
     cut.logit = candidate_logit(buffer.candidates[filters.top_k - 1]);
@@ -116,7 +116,7 @@ VIA_DEVICE_CALL FilterCut cut_candidates(const SelectRow& from, int count, const
 
 // The same by radix selection.
 VIA_DEVICE_CALL FilterCut cut_by_radix(SelectRow from, const Filters& filters, bool use_top_k,
-                                  SelectBuffer& buffer, SelectState& state) {
+                                       SelectBuffer& buffer, SelectState& state) {
   FilterCut cut;
   if (use_top_k) {
     cut.logit = radix_select(from, false, 0.0f, filters.top_k, buffer, state).logit;
@@ -137,14 +137,13 @@ VIA_DEVICE_CALL FilterCut cut_by_radix(SelectRow from, const Filters& filters, b
   total = Block::sum(total, state.scratch);
   const double rest = static_cast<double>(filters.top_p) * total - place.before;
   const double ties = weight > 0.0f ? ceil(rest / weight) : 1.0;
-  const std::int32_t last_id =
-      find_nth(from, place.logit, ties > 1.0 ? ties : 1.0, buffer, state);
+  const std::int32_t last_id = find_nth(from, place.logit, ties > 1.0 ? ties : 1.0, buffer, state);
   return stricter_cut(cut, {place.logit, last_id});
 }
 
 // Joins the kept sums of all chunks.
 VIA_DEVICE_CALL double sum_chunks(const ChunkRecord* records, int chunks, float max, float scale,
-                             double* scratch) {
+                                  double* scratch) {
   double total = 0.0;
   for (int c = static_cast<int>(threadIdx.x); c < chunks; c += kThreads) {
     if (!(records[c].sum > 0.0f)) continue;
@@ -155,7 +154,7 @@ VIA_DEVICE_CALL double sum_chunks(const ChunkRecord* records, int chunks, float 
 
 // Kept sums of every chunk from the candidates, which hold all that is kept.
 VIA_DEVICE_CALL void keep_candidates(FilterCut cut, float scale, ChunkRecord* records, int chunks,
-                                int count, const SelectBuffer& buffer) {
+                                     int count, const SelectBuffer& buffer) {
   for (int c = static_cast<int>(threadIdx.x) / kWarpSize; c < chunks; c += kWarps) {
     float sum = 0.0f;
     for (int i = static_cast<int>(threadIdx.x) % kWarpSize; i < count; i += kWarpSize) {
@@ -172,7 +171,7 @@ VIA_DEVICE_CALL void keep_candidates(FilterCut cut, float scale, ChunkRecord* re
 
 // Kept sums of every chunk from the row.
 VIA_DEVICE_CALL void keep_from_row(const Row& row, FilterCut cut, float scale, ChunkRecord* records,
-                              int chunks) {
+                                   int chunks) {
   for (int c = static_cast<int>(threadIdx.x) / kWarpSize; c < chunks; c += kWarps) {
     const float chunk_max = records[c].max;
     float sum = 0.0f;
@@ -191,8 +190,9 @@ VIA_DEVICE_CALL void keep_from_row(const Row& row, FilterCut cut, float scale, C
 // Cuts a scanned row with a finite maximum; every thread calls with the same `record` and gets it
 // back with the cut and the kept sum.
 VIA_DEVICE_CALL RowRecord filter_row(const Row& row, RowRecord record, const Filters& filters,
-                                float scale, ChunkRecord* records, int chunks,
-                                const float* lane_max, SelectBuffer& buffer, SelectState& state) {
+                                     float scale, ChunkRecord* records, int chunks,
+                                     const float* lane_max, SelectBuffer& buffer,
+                                     SelectState& state) {
   record.cut = min_p_cut(filters.min_p, record.max, filters.temperature);
   const bool use_top_k = filters.top_k > 0 && filters.top_k < row.size;
   const SelectRow from = {row, records, chunks, scale, record.max, kNegInf};

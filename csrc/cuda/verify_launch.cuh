@@ -24,8 +24,8 @@ struct DeviceLimits {
 };
 
 inline constexpr unsigned long long kWatchdogNs = 10'000'000'000ull;
-// Tickets are 32-bit.
-inline constexpr double kMaxTickets = 2e9;
+// Tickets and items are counted in 32 bits.
+inline constexpr double kMaxTickets = 1e9;
 
 // Whether some request may have to be filtered, and whether that takes a selection.
 inline bool may_draw(const VerifyParams& p) {
@@ -58,13 +58,13 @@ inline Plan make_plan(const VerifyParams& p, const DeviceLimits& limits) {
   plan.draft_chunks = has_draft ? chunks_of(p.draft_vocab_size) : 0;
   const double item_bytes = p.logits.dtype == DType::kFloat32 ? 4.0 : 2.0;
   const double row_bytes = static_cast<double>(p.vocab_size) * item_bytes;
-  const double rows = std::max(limits.speculative_bytes / (static_cast<double>(batch) * row_bytes), 1.0);
+  const double rows =
+      std::max(limits.speculative_bytes / (static_cast<double>(batch) * row_bytes), 1.0);
   plan.window = static_cast<std::int32_t>(std::min(rows, static_cast<double>(nodes + 1)));
   plan.reads_leaves = plan.window == nodes + 1;
   plan.first_rows = p.rule == Rule::kRoute ? static_cast<std::int32_t>(nodes + 1) : plan.window;
   const bool judges_drafts =
-      has_draft &&
-      (p.rule == Rule::kSample || (p.rule == Rule::kRoute && p.use_draft_threshold));
+      has_draft && (p.rule == Rule::kSample || (p.rule == Rule::kRoute && p.use_draft_threshold));
   plan.scans_drafts =
       judges_drafts && (p.draft_probs_are_logits || p.draft_to_target.data != nullptr);
   if (plan.scans_drafts) {
@@ -88,8 +88,7 @@ inline Plan make_plan(const VerifyParams& p, const DeviceLimits& limits) {
   plan.static_units = static_cast<unsigned>(items * plan.units);
   const bool reads_all = plan.first_rows == nodes + 1 &&
                          (p.rule != Rule::kRoute || plan.reads_leaves) && p.resume == nullptr;
-  plan.is_closed = reads_all && !plan.has_residuals &&
-                   !(p.rule == Rule::kRoute && may_filter(p));
+  plan.is_closed = reads_all && !plan.has_residuals && !(p.rule == Rule::kRoute && may_filter(p));
   plan.item_capacity = static_cast<std::int32_t>(batch * (4 * nodes + 2));
   plan.watchdog_ns = watchdog_ns();
   return plan;
@@ -138,8 +137,8 @@ inline std::size_t workspace_bytes(const VerifyParams& p) {
   return lay_out(p, make_plan(p, {1, 1}), nullptr, ws);
 }
 
-// Starts the kernel on the stream. `workspace` holds workspace_bytes, zeroed once; the launch leaves
-// zero what has to be.
+// Starts the kernel on the stream. `workspace` holds workspace_bytes, zeroed once; the launch
+// leaves zero what has to be.
 inline void launch_verify(const VerifyParams& p, void* workspace, const DeviceLimits& limits,
                           prim::Stream stream) {
   VerifyArgs args;
@@ -150,10 +149,10 @@ inline void launch_verify(const VerifyParams& p, void* workspace, const DeviceLi
   lay_out(p, args.plan, workspace, args.ws);
   const unsigned slots =
       static_cast<unsigned>(limits.multiprocessors * limits.blocks_per_multiprocessor);
-  const unsigned useful = args.plan.is_closed
-                              ? args.plan.static_units
-                              : std::max(args.plan.static_units,
-                                         static_cast<unsigned>(p.batch_size * args.plan.units));
+  const unsigned useful =
+      args.plan.is_closed
+          ? args.plan.static_units
+          : std::max(args.plan.static_units, static_cast<unsigned>(p.batch_size * args.plan.units));
   LAUNCH(verify_kernel, std::min(slots, useful), kThreads, 0, stream, args);
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The work queue of one launch. Tickets are taken in order: the first belong to the items known
-// before the launch, the others to what requests ask for later. Only a running block holds a ticket,
-// and what it waits for is published by another that runs: the queue needs no co-residency, and the
-// results do not depend on who takes what. Counters are zero before and after a launch.
+// before the launch, the others to what requests ask for later. Only a running block holds a
+// ticket, and what it waits for is published by another that runs: the queue needs no co-residency,
+// and the results do not depend on who takes what. Counters are zero before and after a launch.
 #pragma once
 
 #include <cstdint>
@@ -137,9 +137,9 @@ VIA_DEVICE bool finish_item(const VerifyArgs& args, QueueState& state) {
   __syncthreads();
   if (threadIdx.x == 0) {
     // Read before arriving: after that another block may already have begun the next round.
-    const unsigned size = work.is_static ? static_cast<unsigned>(args.plan.first_rows +
-                                                                 args.plan.first_drafts)
-                                         : args.ws.round_size[work.batch_idx];
+    const unsigned size = work.is_static
+                              ? static_cast<unsigned>(args.plan.first_rows + args.plan.first_drafts)
+                              : args.ws.round_size[work.batch_idx];
     const unsigned before = prim::add_acq_rel(&args.ws.pending[work.batch_idx], 1u);
     state.is_last = before + 1 == size;
   }

@@ -48,7 +48,7 @@ struct Selected {
 // The last value before which less than `target` is counted (or weighed). If `share` is set the
 // target is that share of everything weighed.
 VIA_DEVICE_CALL Selected radix_select(const SelectRow& from, bool weigh, float share, double target,
-                                 SelectBuffer& buffer, SelectState& state) {
+                                      SelectBuffer& buffer, SelectState& state) {
   const int thread_idx = static_cast<int>(threadIdx.x);
   const int warp_idx = thread_idx / kWarpSize, lane_idx = thread_idx % kWarpSize;
   // Widened 16-bit values differ in their upper 20 bits at most.
@@ -114,7 +114,7 @@ VIA_DEVICE_CALL Selected radix_select(const SelectRow& from, bool weigh, float s
 // Id of the n-th token (from 1) with exactly this logit, in id order; the largest id if there are
 // fewer.
 VIA_DEVICE_CALL std::int32_t find_nth(const SelectRow& from, float logit, double n,
-                                 SelectBuffer& buffer, SelectState& state) {
+                                      SelectBuffer& buffer, SelectState& state) {
   const int thread_idx = static_cast<int>(threadIdx.x);
   const int warp_idx = thread_idx / kWarpSize, lane_idx = thread_idx % kWarpSize;
   double passed = 0.0;
@@ -148,8 +148,7 @@ VIA_DEVICE_CALL std::int32_t find_nth(const SelectRow& from, float logit, double
     for (int i = 0; i < kEach; ++i) {
       hits += begin + i < from.row.size && logit_at(from.row, begin + i) == logit ? 1u : 0u;
     }
-    const auto inside =
-        block_scan(hits, reinterpret_cast<unsigned*>(state.scratch));
+    const auto inside = block_scan(hits, reinterpret_cast<unsigned*>(state.scratch));
     double seen = inside.before;
     for (int i = 0; i < kEach && hits > 0; ++i) {
       if (begin + i >= from.row.size || logit_at(from.row, begin + i) != logit) continue;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Residuals of drafts with a distribution (algorithm.md section 4): after each rejected sibling
+// Residuals of drafts with a distribution (docs/design.md section 4): after each rejected sibling
 //   r <- norm(max(r - p, 0)), r = q at first,
 // evaluated token by token from q and the rejected siblings' p, so that no row is ever stored.
 // Mapping: a block to a chunk, eight tokens a thread. Bytes: one row of q and one of p per rejected
@@ -84,9 +84,9 @@ VIA_DEVICE bool gather_mapped(const VerifyParams& p, const Row& row, const RowRe
 // The residual's weights at kTokensPerThread tokens of a chunk: begin + threadIdx.x * step_thread +
 // i * step. Every thread calls. True if a draft row has a NaN among them.
 VIA_DEVICE_CALL bool residual_weights(const VerifyArgs& args, int batch_idx, const Request& request,
-                                 const Law& law, const Rejections& rejected, int chunk_idx,
-                                 int step_thread, int step, unsigned long long* fixed,
-                                 float (&r)[kTokensPerThread]) {
+                                      const Law& law, const Rejections& rejected, int chunk_idx,
+                                      int step_thread, int step, unsigned long long* fixed,
+                                      float (&r)[kTokensPerThread]) {
   const VerifyParams& p = args.p;
   const int first = static_cast<int>(threadIdx.x) * step_thread;
   const std::int64_t begin = std::int64_t{chunk_idx} * kChunk;
@@ -142,19 +142,19 @@ VIA_DEVICE void list_rejections(const VerifyArgs& args, int batch_idx, const Req
   }
 }
 
-
 // The chunks of one unit after `node` was rejected: masses, and the weights that later siblings'
 // tokens have.
 VIA_DEVICE_CALL void residual_unit(const VerifyArgs& args, int batch_idx, const Request& request,
-                              const Law& law, int node, const Rejections& rejected, int first_chunk,
-                              int last_chunk, unsigned long long* fixed, double* scratch) {
+                                   const Law& law, int node, const Rejections& rejected,
+                                   int first_chunk, int last_chunk, unsigned long long* fixed,
+                                   double* scratch) {
   const int buffer = residual_buffer(rejected.count);
   double* const masses = residual_masses(args, batch_idx, buffer);
   float* const siblings = sibling_weights(args, batch_idx, buffer);
   for (int c = first_chunk; c < last_chunk; ++c) {
     float r[kTokensPerThread];
-    const bool has_nan = residual_weights(args, batch_idx, request, law, rejected, c, 1, kThreads,
-                                          fixed, r);
+    const bool has_nan =
+        residual_weights(args, batch_idx, request, law, rejected, c, 1, kThreads, fixed, r);
     if (has_nan) {
       atomicOr(&row_record(args, batch_idx, args.draft_slot(node)).flags,
                static_cast<unsigned>(kRowHasNan));
@@ -162,12 +162,12 @@ VIA_DEVICE_CALL void residual_unit(const VerifyArgs& args, int batch_idx, const 
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < kTokensPerThread; ++i) sum += r[i];
-    const double mass =
-        Block::sum(static_cast<double>(sum), scratch);
+    const double mass = Block::sum(static_cast<double>(sum), scratch);
     if (threadIdx.x == 0) masses[c] = mass;
     for (int s = request.next_sibling[node]; s >= 0; s = request.next_sibling[s]) {
       const int local = request.token[s] - c * kChunk;
-      if (local < 0 || local >= kChunk || local % kThreads != static_cast<int>(threadIdx.x)) continue;
+      if (local < 0 || local >= kChunk || local % kThreads != static_cast<int>(threadIdx.x))
+        continue;
 #pragma unroll
       for (int i = 0; i < kTokensPerThread; ++i) {
         if (i == local / kThreads) siblings[s] = r[i];

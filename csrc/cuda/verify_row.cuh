@@ -187,9 +187,9 @@ VIA_DEVICE void load_values(const Row& row, std::int64_t id, float (&values)[8])
     return;
   }
   const bool is_bfloat16 = row.dtype == DType::kBFloat16;
-  uint4 v = whole          ? prim::load_stream16(from)
+  uint4 v = whole         ? prim::load_stream16(from)
             : is_bfloat16 ? load_elements<BFloat16>(row, id)
-                           : load_elements<Float16>(row, id);
+                          : load_elements<Float16>(row, id);
   if (row.allowed != nullptr) {
     const std::uint32_t bits = row.allowed[id >> 5] >> (id & 31);
     is_bfloat16 ? mask_vector<BFloat16>(v, bits) : mask_vector<Float16>(v, bits);
@@ -203,7 +203,8 @@ VIA_DEVICE void load_values(const Row& row, std::int64_t id, float (&values)[8])
 }
 
 // Calls body(id, logit) for the tokens with mass (masked, NaN as -inf) that a lane holds of a
-// chunk, in the same places as a Batch: for passes over parts of a row, from the second-level cache.
+// chunk, in the same places as a Batch: for passes over parts of a row, from the second-level
+// cache.
 template <typename Body>
 VIA_DEVICE void for_each_logit(const Row& row, int chunk_idx, int lane_idx, Body body) {
   const int each = 16 / row.item_bytes();

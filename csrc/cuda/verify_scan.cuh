@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The scan: softmax statistics of a row, chunk by chunk (algorithm.md section 2, step 3).
+// The scan: softmax statistics of a row, chunk by chunk (docs/design.md, equation 1).
 //   max_c = largest allowed logit, sum_c = sum of 2^((l - max_c) * scale), lowest id of max_c
 // Mapping: one warp to a chunk of 2048 tokens, 64 tokens a lane in registers; a lane sums relative
 // to its own maximum, so one pass over the registers does without any exchange between lanes.
 // Bytes: each element is read once. Per element: unpack, max, sub, mul, exp2, add.
 // Numerics: float32 weights, exp2 by the hardware's approximation (relative error 2^-22), four
-// partial sums a lane, lanes joined by a butterfly. A chunk with NaN or +inf shows in its sum and is
-// done again with every element checked.
+// partial sums a lane, lanes joined by a butterfly. A chunk with NaN or +inf shows in its sum and
+// is done again with every element checked.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +23,7 @@ struct LaneStats {
 };
 
 template <typename T, bool kCareful>
-VIA_DEVICE void scan_batch(Batch<T>& batch, std::int32_t begin, float scale,
-                           LaneStats& lane) {
+VIA_DEVICE void scan_batch(Batch<T>& batch, std::int32_t begin, float scale, LaneStats& lane) {
   const int lane_idx = static_cast<int>(threadIdx.x) % kWarpSize;
   const float before = lane.max;
 #pragma unroll
@@ -99,8 +98,7 @@ VIA_DEVICE void scan_chunk_of(const Row& row, int chunk_idx, float scale, ChunkR
   ChunkRecord record;
   record.max = warp_max(lane.max);
   const bool has_mass = lane.max > kNegInf && record.max < kPosInf;
-  const float sum =
-      has_mass ? lane.sum * prim::exp2_approx((lane.max - record.max) * scale) : 0.0f;
+  const float sum = has_mass ? lane.sum * prim::exp2_approx((lane.max - record.max) * scale) : 0.0f;
   record.sum = warp_sum(sum);
   const bool holds_max = lane.max == record.max && lane.max > kNegInf;
   const std::int32_t id = holds_max ? find_in_vector<T>(row, lane) : 0x7fffffff;
@@ -139,7 +137,7 @@ VIA_DEVICE unsigned scan_unit(const Row& row, float scale, int first_chunk, int 
 // Joins the chunks of a row; every thread of the block calls and gets the result. `sum` is relative
 // to 2^(max * scale). Scratch: one double per warp.
 VIA_DEVICE_CALL RowRecord merge_chunks(const ChunkRecord* records, int count, float scale,
-                                  double* scratch) {
+                                       double* scratch) {
   RowRecord row = {};
   float max = kNegInf;
   unsigned nan = 0;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The walk over one draft tree (algorithm.md sections 2 and 4), started anew each time more rows are
-// known. All threads gather what every node and row contributes into shared memory; then one thread
-// walks there, row by row:
+// The walk over one draft tree (docs/design.md sections 3 and 4), started anew each time more rows
+// are known. All threads gather what every node and row contributes into shared memory; then one
+// thread walks there, row by row:
 //   greedy  the child equal to argmax q, else argmax q ends the step;
 //   sample  lossless acceptance of the children, else a draw from what the rejections left;
 //   route   the child with the largest ratio: accept it, regenerate from s here, or escalate.
@@ -30,11 +30,11 @@ enum class Outcome : int {
 // In shared memory.
 struct WalkState {
   RowRecord row[kRows];
-  float logit[kRows];           // of node i in its parent's row
-  double probability[kRows];    // of node i in its parent's row, filtered
-  double drafted[kRows];        // p of node i
-  double ratio[kRows];          // of node i
-  double residual[kRows];       // after node i's rejection
+  float logit[kRows];         // of node i in its parent's row
+  double probability[kRows];  // of node i in its parent's row, filtered
+  double drafted[kRows];      // p of node i
+  double ratio[kRows];        // of node i
+  double residual[kRows];     // after node i's rejection
   unsigned draft_flags[kRows];
   float coin[kRows];
   std::int16_t path[kRows];
@@ -55,7 +55,7 @@ VIA_DEVICE bool uses_draft_probs(const VerifyParams& p, const RequestParams& par
 
 // What every node and row contributes, as far as its row has been scanned.
 VIA_DEVICE_CALL void gather_nodes(const VerifyArgs& args, int batch_idx, const Request& request,
-                             WalkState& walk) {
+                                  WalkState& walk) {
   const VerifyParams& p = args.p;
   const int i = static_cast<int>(threadIdx.x);
   if (i <= request.num_nodes) walk.row[i] = row_record(args, batch_idx, i);
@@ -79,9 +79,9 @@ VIA_DEVICE_CALL void gather_nodes(const VerifyArgs& args, int batch_idx, const R
       probability_here = probability(logit, scale, row.sum, exponent_of(row.max, scale));
     }
     walk.probability[i] = probability_here;
-    walk.ratio[i] = is_known ? draft_ratio(logit, token, row.max, row.argmax,
-                                           ratio_temperature(temperature))
-                             : 0.0;
+    walk.ratio[i] =
+        is_known ? draft_ratio(logit, token, row.max, row.argmax, ratio_temperature(temperature))
+                 : 0.0;
     if (uses_draft_probs(p, request.params)) {
       const RowRecord& draft = row_record(args, batch_idx, args.draft_slot(i));
       walk.draft_flags[i] = draft.flags;
@@ -235,8 +235,8 @@ VIA_DEVICE bool step_route(const Request& request, WalkState& walk) {
 
 // Walks as far as the scanned rows allow. One thread. `rejected` receives the nodes that a draw has
 // to leave out.
-VIA_DEVICE_CALL void walk_tree(const VerifyArgs& args, int batch_idx, Request& request, WalkState& walk,
-                          Rejections& rejected) {
+VIA_DEVICE_CALL void walk_tree(const VerifyArgs& args, int batch_idx, Request& request,
+                               WalkState& walk, Rejections& rejected) {
   start_walk(args, batch_idx, request, walk);
   rejected.count = 0;
   const bool is_refused = request.params.is_refused;

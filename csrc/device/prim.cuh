@@ -174,8 +174,7 @@ VIA_PRIM float half_to_float(std::uint16_t bits) {
 // Hides from the compiler that the registers keep their values: what was computed from them before
 // is computed again behind this point instead of being kept.
 VIA_PRIM void forget(uint4& registers) {
-  asm(""
-      : "+r"(registers.x), "+r"(registers.y), "+r"(registers.z), "+r"(registers.w));
+  asm("" : "+r"(registers.x), "+r"(registers.y), "+r"(registers.z), "+r"(registers.w));
 }
 
 // ---- mbarrier and bulk copies (sm_90)
