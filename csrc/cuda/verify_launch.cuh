@@ -21,6 +21,8 @@ struct DeviceLimits {
   // A round that reads less than this lasts about as long as asking for another one (a few
   // microseconds at 4 TB/s), so that much may be read on suspicion.
   double speculative_bytes = 8e6;
+  // The finest unit: a chunk for every warp of a block.
+  int chunks_per_unit = kWarps;
 };
 
 inline constexpr unsigned long long kWatchdogNs = 10'000'000'000ull;
@@ -77,7 +79,9 @@ inline Plan make_plan(const VerifyParams& p, const DeviceLimits& limits) {
   const std::int64_t items = batch * (plan.first_rows + plan.first_drafts);
   const std::int64_t slots =
       std::int64_t{limits.multiprocessors} * limits.blocks_per_multiprocessor;
-  const std::int64_t finest = (std::max(plan.chunks, plan.draft_chunks) + kWarps - 1) / kWarps;
+  const std::int64_t finest =
+      (std::max(plan.chunks, plan.draft_chunks) + limits.chunks_per_unit - 1) /
+      limits.chunks_per_unit;
   const std::int64_t wanted = (4 * slots + items - 1) / items;
   plan.units = static_cast<std::int32_t>(std::max<std::int64_t>(std::min(finest, wanted), 1));
   const double tickets = static_cast<double>(batch) * (3.0 * nodes + 1.0) * plan.units;

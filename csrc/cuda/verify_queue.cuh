@@ -99,7 +99,7 @@ VIA_DEVICE bool wait_for_work(const VerifyArgs& args, unsigned ticket, Work& wor
 // Puts the block's next work into `state`; false when all requests are done.
 VIA_DEVICE_CALL bool take_work(const VerifyArgs& args, QueueState& state) {
   const unsigned static_units = args.plan.static_units;
-  __syncthreads();
+  // Nobody looks at the last work any more: finish_unit and finish_item end with barriers.
   if (threadIdx.x == 0) {
     const unsigned ticket =
         state.ticket != kNoTicket ? state.ticket : atomicAdd(&args.ws.queue->head.value, 1u);
@@ -176,7 +176,6 @@ VIA_DEVICE void clear(T* values, std::int64_t count, T zero = T{}) {
 VIA_DEVICE_CALL void finish_request(const VerifyArgs& args, int batch_idx, QueueState& state) {
   const int i = static_cast<int>(threadIdx.x);
   const int slots = args.num_slots();
-  __syncthreads();
   if (i < slots) state.is_scanned[i] = row_record(args, batch_idx, i).flags != 0;
   __syncthreads();
   for (int slot = 0; slot < slots; ++slot) {
@@ -201,10 +200,10 @@ VIA_DEVICE_CALL void finish_request(const VerifyArgs& args, int batch_idx, Queue
     args.ws.pending[batch_idx] = 0;
     args.ws.round_size[batch_idx] = 0;
   }
-  __syncthreads();
   if (i != 0) return;
   QueueHead& queue = *args.ws.queue;
-  const unsigned before = prim::add_acq_rel(&queue.done.value, 1u);
+  // Relaxed: what this request wrote is for the next launch, not for another block.
+  const unsigned before = atomicAdd(&queue.done.value, 1u);
   if (before + 1 == static_cast<unsigned>(args.p.batch_size)) {
     prim::st_release(&queue.closed.value, 1u);
   }

@@ -121,7 +121,8 @@ void check_case(int number, Checker& checker) {
   verify_cpu(p);
   p.out = device.view();
   DeviceBuffer<char> workspace(cuda::workspace_bytes(p), '\0');
-  const cuda::DeviceLimits limits = {1 + below(3), 1 + below(2), below(2) != 0 ? 1.0 : 8e6};
+  const cuda::DeviceLimits limits = {1 + below(3), 1 + below(2), below(2) != 0 ? 1.0 : 8e6,
+                                     below(2) != 0 ? 1 : cuda::kWarps};
   cuda::launch_verify(p, workspace.data(), limits, nullptr);
   testing::device_sync();
 
