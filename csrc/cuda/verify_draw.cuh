@@ -26,17 +26,23 @@ struct DrawState {
   double scratch[kWarps];
 };
 
-// Chooses the chunk in which the running mass passes `target`; false if there is no mass.
+struct ChosenChunk {
+  int chunk;      // -1: there is no mass
+  double before;  // mass before it
+};
+
+// The chunk in which the running mass passes `target`. Where rounding leaves a gap at the end, the
+// last chunk with mass, and nothing counts as passed: its last token is taken.
 template <typename Mass>
-VIA_DEVICE bool choose_chunk(int chunks, double target, DrawState& state, Mass mass) {
+VIA_DEVICE ChosenChunk choose_chunk(int chunks, double target, DrawState& state, Mass mass) {
   int last = -1;
   if (threadIdx.x == 0) state.chunk = -1;
   double passed = 0.0;
-  __syncthreads();
   for (int tile = 0; tile < chunks; tile += kThreads) {
     const int c = tile + static_cast<int>(threadIdx.x);
     const double own = c < chunks ? mass(c) : 0.0;
     if (own > 0.0) last = c;
+    // Its barriers also put the assignment above before the one below.
     const auto scan = block_scan(own, state.scratch);
     const double before = passed + scan.before;
     if (own > 0.0 && before <= target && before + own > target) {
@@ -46,14 +52,8 @@ VIA_DEVICE bool choose_chunk(int chunks, double target, DrawState& state, Mass m
     passed += scan.total;
   }
   last = Block::max(last, reinterpret_cast<int*>(state.scratch));
-  if (state.chunk >= 0) return true;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    state.chunk = last;
-    state.before = 0.0;  // nothing is passed: the last token with mass is taken
-  }
-  __syncthreads();
-  return last >= 0;
+  if (state.chunk < 0) return {last, 0.0};
+  return {state.chunk, state.before};
 }
 
 // The token of a chunk at which the running sum passes `target`; weights of eight consecutive
@@ -136,8 +136,9 @@ VIA_DEVICE_CALL std::int32_t draw_without(const Law& law, ChunkRecord* records, 
   };
   const double total = sum_chunks(records, law.chunks, law.record.max, law.scale, state.scratch);
   const double target = static_cast<double>(uniform) * total;
-  if (!choose_chunk(law.chunks, target, state, mass)) return -1;
-  const int c = state.chunk;
+  const ChosenChunk chosen = choose_chunk(law.chunks, target, state, mass);
+  const int c = chosen.chunk;
+  if (c < 0) return -1;
   const float max = records[c].max;
   float weights[kTokensPerThread];
   for (int i = 0; i < kTokensPerThread; ++i) {
@@ -149,7 +150,7 @@ VIA_DEVICE_CALL std::int32_t draw_without(const Law& law, ChunkRecord* records, 
     if (law.record.cut.keeps(logit, id)) weights[i] = weight_of(logit, max, law.scale);
   }
   const double factor = rescale(exponent_of(max, law.scale), exponent);
-  return choose_token(c, target, state.before, factor, weights, state.scratch);
+  return choose_token(c, target, chosen.before, factor, weights, state.scratch);
 }
 
 // The final draw of one-hot drafts. A child whose removal would leave no mass (rounding) stays.
@@ -185,11 +186,13 @@ VIA_DEVICE_CALL std::int32_t draw_from_residual(const VerifyArgs& args, int batc
   for (int c = static_cast<int>(threadIdx.x); c < law.chunks; c += kThreads) total += masses[c];
   total = Block::sum(total, state.scratch);
   const double target = static_cast<double>(uniform) * total;
-  if (!choose_chunk(law.chunks, target, state, [&](int c) { return masses[c]; })) return -1;
+  const ChosenChunk chosen =
+      choose_chunk(law.chunks, target, state, [&](int c) { return masses[c]; });
+  if (chosen.chunk < 0) return -1;
   float weights[kTokensPerThread];
-  residual_weights(args, batch_idx, request, law, rejected, state.chunk, kTokensPerThread, 1, fixed,
-                   weights);
-  return choose_token(state.chunk, target, state.before, 1.0, weights, state.scratch);
+  residual_weights(args, batch_idx, request, law, rejected, chosen.chunk, kTokensPerThread, 1,
+                   fixed, weights);
+  return choose_token(chosen.chunk, target, chosen.before, 1.0, weights, state.scratch);
 }
 
 }  // namespace via::cuda

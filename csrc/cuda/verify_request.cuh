@@ -101,7 +101,6 @@ VIA_DEVICE_CALL void load_request(const VerifyParams& p, int batch_idx, Request&
     if (request.params.is_refused) request.status |= kStatusParameter;
   }
   const bool is_used = i < num_nodes;
-  __syncthreads();
   // Whether all ancestors are live, in doubling steps.
   for (int reach = 1; reach < num_nodes; reach *= 2) {
     bool live = false;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// verify's kernel against verify_cpu: small random trees, every rule, filters, masks and residuals
-// by chance. Decisions must be equal, ratios and log-probabilities close, and the work space must
-// be zero again. Arguments: number of cases, seed.
+// verify's kernel against verify_cpu: small random trees, every rule, two dtypes, filters, masks,
+// residuals, reduced draft vocabularies and resumed calls by chance. Decisions must be equal,
+// ratios and log-probabilities close, and the work space must be zero again. Arguments: number of
+// cases, seed.
 
 #include <algorithm>
 #include <cmath>
@@ -71,10 +72,31 @@ bool close(DeviceBuffer<float>& a, DeviceBuffer<float>& b) {
   return true;
 }
 
-void check_case(int number, Checker& checker) {
-  const int batch = 1 + below(2), nodes = below(6), vocab = 40 + below(5000);
-  const int rows = batch * (nodes + 1), words = (vocab + 31) / 32;
+// The inputs of one call, in memory that the race detector watches.
+struct Case {
+  Case();
+  void draw_tree();
+  void draw_filters();
+  void draw_drafts();
+  // As bfloat16, by dropping bits.
+  void narrow_logits();
+
+  int batch = 1 + below(2), nodes = below(6), vocab = 40 + below(5000);
+  int rows = batch * (nodes + 1), words = (vocab + 31) / 32;
+  int draft_vocab = below(2) != 0 ? vocab : 1 + below(vocab);
+  bool is_flat = below(4) == 0;
   VerifyParams p;
+  DeviceBuffer<float> logits{static_cast<std::size_t>(rows) * vocab};
+  DeviceBuffer<std::uint16_t> narrow{static_cast<std::size_t>(rows) * vocab};
+  DeviceBuffer<float> uniforms{static_cast<std::size_t>(rows)};
+  DeviceBuffer<std::int64_t> tokens{static_cast<std::size_t>(batch) * nodes + 1};
+  DeviceBuffer<std::int64_t> parents{static_cast<std::size_t>(batch) * nodes + 1};
+  DeviceBuffer<float> drafts{static_cast<std::size_t>(batch) * nodes * draft_vocab + 1};
+  DeviceBuffer<std::int32_t> map{static_cast<std::size_t>(draft_vocab)};
+  DeviceBuffer<std::int32_t> allowed{static_cast<std::size_t>(rows) * words, -1};
+};
+
+Case::Case() {
   p.batch_size = batch;
   p.num_nodes = nodes;
   p.vocab_size = p.draft_vocab_size = vocab;
@@ -82,17 +104,31 @@ void check_case(int number, Checker& checker) {
   p.num_threads = 1;
   p.accept_threshold.value = 0.6f;
   p.escalate_threshold.value = 0.1f;
-  p.filter.top_p.value = 1.0f;
-  if (below(3) != 0) p.filter.temperature.value = 0.5f + uniform();
-  if (below(3) == 0) p.filter.top_k.value = 1 + below(vocab);
-  if (below(3) == 0) p.filter.top_p.value = 0.2f + 0.8f * uniform();
-  if (below(3) == 0) p.filter.min_p.value = 0.05f;
+  draw_filters();
+  // Flat rows keep too much to sort: radix selection.
+  for (float& logit : logits) logit = (is_flat ? 0.5f : 4.0f) * uniform();
+  for (float& value : uniforms) value = below(8) != 0 ? uniform() : 0x1.fffffep-1f;
+  draw_tree();
+  p.uniform_samples = {uniforms.data(), DType::kFloat32, {nodes + 1}};
+  p.logits = {logits.data(), DType::kFloat32, {std::int64_t{nodes + 1} * vocab, vocab}};
+  if (below(2) != 0) narrow_logits();
+  if (below(2) != 0) draw_drafts();
+  if (below(3) == 0) {
+    for (std::int32_t& word : allowed) word &= ~(1 << below(31));
+    p.allowed = {allowed.data(), DType::kInt32, {std::int64_t{nodes + 1} * words, words}};
+  }
+}
 
-  DeviceBuffer<float> logits(static_cast<std::size_t>(rows) * vocab), uniforms(rows);
-  for (float& logit : logits) logit = 4.0f * uniform();
-  for (float& value : uniforms) value = uniform();
-  DeviceBuffer<std::int64_t> tokens(batch * nodes + 1), parents(batch * nodes + 1);
-  DeviceBuffer<float> drafts(static_cast<std::size_t>(batch) * nodes * vocab + 1);
+void Case::draw_filters() {
+  const bool all = below(4) == 0;
+  p.filter.top_p.value = 1.0f;
+  if (all || below(3) != 0) p.filter.temperature.value = 0.5f + uniform();
+  if (all || below(3) == 0) p.filter.top_k.value = 1 + below(vocab);
+  if (all || below(3) == 0) p.filter.top_p.value = is_flat ? 0.99f : 0.2f + 0.8f * uniform();
+  if (all || below(3) == 0) p.filter.min_p.value = 0.05f;
+}
+
+void Case::draw_tree() {
   for (int i = 0; i < batch * nodes; ++i) {
     const int node = i % nodes, request = i / nodes;
     parents[i] = below(2) != 0 ? node - 1 : below(node + 1) - 1;
@@ -101,22 +137,48 @@ void check_case(int number, Checker& checker) {
     const std::size_t row = static_cast<std::size_t>(request) * (nodes + 1) + parents[i] + 1;
     if (below(4) != 0) logits[row * vocab + tokens[i]] = 8.0f + uniform();
   }
-  for (float& value : drafts) value = uniform() / static_cast<float>(vocab) * 2.0f;
-  DeviceBuffer<std::int32_t> allowed(static_cast<std::size_t>(rows) * words, -1);
-  for (std::int32_t& word : allowed) word &= ~(1 << below(31));
-
   p.draft_token_ids = {tokens.data(), DType::kInt64, {nodes}};
   p.parents = {parents.data(), DType::kInt64, {nodes}};
-  p.logits = {logits.data(), DType::kFloat32, {std::int64_t{nodes + 1} * vocab, vocab}};
-  p.uniform_samples = {uniforms.data(), DType::kFloat32, {nodes + 1}};
-  if (below(2) != 0) {
-    p.draft_probs = {drafts.data(), DType::kFloat32, {std::int64_t{nodes} * vocab, vocab}};
-  }
-  if (below(3) == 0) {
-    p.allowed = {allowed.data(), DType::kInt32, {std::int64_t{nodes + 1} * words, words}};
-  }
+}
 
-  Outputs host(batch, nodes, p.rule == Rule::kRoute), device(batch, nodes, p.rule == Rule::kRoute);
+void Case::narrow_logits() {
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    narrow[i] = static_cast<std::uint16_t>(bits_as<std::uint32_t>(logits[i]) >> 16);
+  }
+  p.logits.data = narrow.data();
+  p.logits.dtype = DType::kBFloat16;
+}
+
+void Case::draw_drafts() {
+  const int columns = draft_vocab;
+  p.draft_probs_are_logits = below(2) != 0;
+  for (float& value : drafts) {
+    value = p.draft_probs_are_logits ? 3.0f * uniform() : uniform() / static_cast<float>(columns);
+  }
+  p.draft_probs = {drafts.data(), DType::kFloat32, {std::int64_t{nodes} * columns, columns}};
+  if (columns == vocab) return;
+  // Some ids twice, and now and then one outside the vocabulary.
+  for (std::int32_t& id : map) id = below(200) != 0 ? below(vocab) : vocab + below(3);
+  p.draft_vocab_size = columns;
+  p.draft_to_target = {map.data(), DType::kInt32, {1}};
+}
+
+void check_case(int number, Checker& checker) {
+  Case given;
+  VerifyParams& p = given.p;
+  Outputs earlier(given.batch, given.nodes, true);
+  Verification resumed = earlier.view();
+  const bool resumes = p.rule != Rule::kRoute && below(3) == 0;
+  if (resumes) {
+    VerifyParams first = p;
+    first.rule = Rule::kRoute;
+    first.escalate_threshold.value = 0.5f;
+    first.out = resumed;
+    verify_cpu(first);
+    p.resume = &resumed;
+  }
+  const bool with_route = resumes || p.rule == Rule::kRoute;
+  Outputs host(given.batch, given.nodes, with_route), device(given.batch, given.nodes, with_route);
   p.out = host.view();
   verify_cpu(p);
   p.out = device.view();
