@@ -123,7 +123,8 @@ void Case::draw_filters() {
   const bool all = below(4) == 0;
   p.filter.top_p.value = 1.0f;
   if (all || below(3) != 0) p.filter.temperature.value = 0.5f + uniform();
-  if (all || below(3) == 0) p.filter.top_k.value = 1 + below(vocab);
+  // Small ones are sorted, large ones selected.
+  if (all || below(3) == 0) p.filter.top_k.value = 1 + below(below(2) != 0 ? 30 : vocab);
   if (all || below(3) == 0) p.filter.top_p.value = is_flat ? 0.99f : 0.2f + 0.8f * uniform();
   if (all || below(3) == 0) p.filter.min_p.value = 0.05f;
 }
