@@ -52,7 +52,6 @@ VIA_DEVICE_CALL float bound_cut(const SelectRow& from, const float* lane_max,
     }
     buffer.candidates[g] = pack_candidate(max, g);
   }
-  __syncthreads();
   sort_candidates(buffer.candidates, groups);
   if (use_top_k) {
     return filters.top_k <= groups ? candidate_logit(buffer.candidates[filters.top_k - 1])
@@ -199,7 +198,6 @@ VIA_DEVICE_CALL RowRecord filter_row(const Row& row, RowRecord record, const Fil
   int count = kMaxCandidates + 1;
   if (use_top_k || filters.top_p < 1.0f) {
     const float bound = bound_cut(from, lane_max, filters, use_top_k, record.sum, buffer, state);
-    __syncthreads();
     if (bound > kNegInf) count = gather_candidates(from, lane_max, bound, buffer, state);
     FilterCut cut;
     if (count <= kMaxCandidates) {
@@ -211,7 +209,6 @@ VIA_DEVICE_CALL RowRecord filter_row(const Row& row, RowRecord record, const Fil
     record.cut = stricter_cut(record.cut, cut);
   }
   if (!record.cut.keeps_all()) {
-    __syncthreads();
     if (count <= kMaxCandidates) {
       keep_candidates(record.cut, scale, records, chunks, count, buffer);
     } else {

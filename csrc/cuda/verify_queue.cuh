@@ -212,7 +212,6 @@ VIA_DEVICE_CALL void finish_request(const VerifyArgs& args, int batch_idx, Queue
 // The last block to leave zeroes the queue.
 VIA_DEVICE_CALL void leave_queue(const VerifyArgs& args, QueueState& state) {
   QueueHead& queue = *args.ws.queue;
-  __syncthreads();
   if (threadIdx.x == 0) {
     state.is_last = prim::add_acq_rel(&queue.exited.value, 1u) + 1 == gridDim.x;
   }

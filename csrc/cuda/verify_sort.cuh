@@ -29,7 +29,8 @@ VIA_DEVICE std::int32_t candidate_id(std::uint64_t candidate) {
 }
 
 // Sorts entries[0, count) in descending order; entries up to the next power of two are overwritten.
-// Every thread of the block must call; the caller has a barrier before and gets one after.
+// Every thread of the block must call; there is a barrier before the first comparison and after the
+// last.
 VIA_DEVICE_CALL void sort_candidates(std::uint64_t* entries, int count) {
   int size = kThreads;
   while (size < count) size *= 2;

@@ -130,9 +130,10 @@ void Case::draw_filters() {
 }
 
 void Case::draw_tree() {
+  const bool is_wide = below(4) == 0;  // all nodes are siblings
   for (int i = 0; i < batch * nodes; ++i) {
     const int node = i % nodes, request = i / nodes;
-    parents[i] = below(2) != 0 ? node - 1 : below(node + 1) - 1;
+    parents[i] = is_wide ? -1 : below(2) != 0 ? node - 1 : below(node + 1) - 1;
     tokens[i] = below(vocab);
     // A token that its parent's row likes, so that paths grow.
     const std::size_t row = static_cast<std::size_t>(request) * (nodes + 1) + parents[i] + 1;
@@ -185,7 +186,7 @@ void check_case(int number, Checker& checker) {
   p.out = device.view();
   DeviceBuffer<char> workspace(cuda::workspace_bytes(p), '\0');
   const cuda::DeviceLimits limits = {1 + below(3), 1 + below(2), below(2) != 0 ? 1.0 : 8e6,
-                                     below(2) != 0 ? 1 : cuda::kWarps};
+                                     1 << below(4)};
   cuda::launch_verify(p, workspace.data(), limits, nullptr);
   testing::device_sync();
 
