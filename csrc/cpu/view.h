@@ -7,25 +7,13 @@
 
 #include "core/filters.h"
 #include "core/half.h"
+#include "core/params.h"
 #include "core/softmax.h"
 #include "cpu/kernels.h"
 #include "via/filter.h"
 #include "via/types.h"
 
 namespace via::cpu {
-
-// An int32 or int64 element; index in elements.
-inline std::int64_t read_int(const TensorView& view, std::int64_t offset) {
-  if (view.dtype == DType::kInt64) return static_cast<const std::int64_t*>(view.data)[offset];
-  return static_cast<const std::int32_t*>(view.data)[offset];
-}
-
-inline float read_param(const FloatParam& param, int batch_idx) {
-  return param.data != nullptr ? param.data[batch_idx] : param.value;
-}
-inline std::int32_t read_param(const IntParam& param, int batch_idx) {
-  return param.data != nullptr ? param.data[batch_idx] : param.value;
-}
 
 inline Filters read_filters(const FilterParams& params, int batch_idx) {
   return {read_param(params.temperature, batch_idx), read_param(params.top_k, batch_idx),

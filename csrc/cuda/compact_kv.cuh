@@ -19,6 +19,7 @@
 
 #include <cstdint>
 
+#include "core/params.h"
 #include "device/prim.cuh"
 #include "via/compact_kv.h"
 
@@ -74,11 +75,6 @@ struct Move {
   bool valid;
 };
 
-__device__ inline std::int64_t read_id(const TensorView& view, std::int64_t offset) {
-  if (view.dtype == DType::kInt64) return static_cast<const std::int64_t*>(view.data)[offset];
-  return static_cast<const std::int32_t*>(view.data)[offset];
-}
-
 // Byte offset of a position below the capacity; kNowhere if its page is none of the pool.
 inline constexpr std::int64_t kNowhere = INT64_MIN;
 __device__ inline std::int64_t locate(const PathEntries& entries, const CacheEntry& cache,
@@ -88,7 +84,7 @@ __device__ inline std::int64_t locate(const PathEntries& entries, const CacheEnt
   }
   const std::int64_t slot = position >> entries.page_shift;
   const std::int64_t page =
-      read_id(entries.page_table, batch_idx * entries.page_table.stride[0] + slot);
+      read_int(entries.page_table, batch_idx * entries.page_table.stride[0] + slot);
   if (page < 0 || page >= entries.num_pages) return kNowhere;
   const std::int64_t row = position - (slot << entries.page_shift);
   return page * cache.stride_bytes[0] + row * cache.stride_bytes[1];
@@ -101,12 +97,12 @@ __device__ inline Move read_move(const PathEntries& entries, const CacheEntry& c
   Move move{};
   if (i >= entries.num_nodes) return move;
   const std::int64_t begin = batch_idx * entries.path.stride[0];
-  const std::int64_t node = read_id(entries.path, begin + i);
-  const std::int64_t last = i > 0 ? read_id(entries.path, begin + i - 1) : -1;
+  const std::int64_t node = read_int(entries.path, begin + i);
+  const std::int64_t last = i > 0 ? read_int(entries.path, begin + i - 1) : -1;
   const std::int64_t root =
-      read_id(entries.context_lens, batch_idx * entries.context_lens.stride[0]);
+      read_int(entries.context_lens, batch_idx * entries.context_lens.stride[0]);
   const std::int64_t accepted =
-      read_id(entries.num_accepted, batch_idx * entries.num_accepted.stride[0]);
+      read_int(entries.num_accepted, batch_idx * entries.num_accepted.stride[0]);
   if (i >= accepted || root < -1 || root >= entries.capacity) return move;
   if (node < i || node <= last || node >= entries.num_nodes) return move;
   // Not root + 1 + node >= capacity: a sum may exceed int64, this difference is at least 0.

@@ -6,21 +6,11 @@
 
 #include "core/exp2.h"
 #include "core/half.h"
+#include "core/params.h"
 #include "core/softmax.h"
 #include "cuda/verify_args.cuh"
 
 namespace via::cuda {
-
-VIA_DEVICE std::int64_t read_int(const TensorView& view, std::int64_t offset) {
-  if (view.dtype == DType::kInt64) return static_cast<const std::int64_t*>(view.data)[offset];
-  return static_cast<const std::int32_t*>(view.data)[offset];
-}
-VIA_DEVICE float read_param(const FloatParam& param, int batch_idx) {
-  return param.data != nullptr ? param.data[batch_idx] : param.value;
-}
-VIA_DEVICE std::int32_t read_param(const IntParam& param, int batch_idx) {
-  return param.data != nullptr ? param.data[batch_idx] : param.value;
-}
 
 // A row of `size` elements as the caller holds it.
 struct Row {
