@@ -130,10 +130,7 @@ VIA_DEVICE_CALL std::int32_t draw_without(const Law& law, ChunkRecord* records, 
   }
   if (excluded.count > 0) leave_out(law, records, count, excluded);
   const double exponent = exponent_of(law.record.max, law.scale);
-  const auto mass = [&](int c) -> double {
-    if (!(records[c].sum > 0.0f)) return 0.0;
-    return records[c].sum * rescale(exponent_of(records[c].max, law.scale), exponent);
-  };
+  const auto mass = [&](int c) { return chunk_mass(records[c], law.scale, exponent); };
   const double total = sum_chunks(records, law.chunks, law.record.max, law.scale, state.scratch);
   const double target = static_cast<double>(uniform) * total;
   const ChosenChunk chosen = choose_chunk(law.chunks, target, state, mass);
@@ -182,9 +179,8 @@ VIA_DEVICE_CALL std::int32_t draw_from_residual(const VerifyArgs& args, int batc
                                                 const Rejections& rejected, float uniform,
                                                 unsigned long long* fixed, DrawState& state) {
   const double* const masses = residual_masses(args, batch_idx, residual_buffer(rejected.count));
-  double total = 0.0;
-  for (int c = static_cast<int>(threadIdx.x); c < law.chunks; c += kThreads) total += masses[c];
-  total = Block::sum(total, state.scratch);
+  const int last = rejected.node[rejected.count - 1];
+  const double total = row_record(args, batch_idx, args.draft_slot(last)).residual;
   const double target = static_cast<double>(uniform) * total;
   const ChosenChunk chosen =
       choose_chunk(law.chunks, target, state, [&](int c) { return masses[c]; });

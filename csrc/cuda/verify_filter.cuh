@@ -125,16 +125,7 @@ VIA_DEVICE_CALL FilterCut cut_by_radix(SelectRow from, const Filters& filters, b
   const Selected place = radix_select(from, true, filters.top_p, 0.0, buffer, state);
   // How many of the tokens with that logit the nucleus still takes.
   const float weight = weight_of(place.logit, from.max, from.scale);
-  double total = 0.0;
-  for (int c = static_cast<int>(threadIdx.x) / kWarpSize; c < from.chunks; c += kWarps) {
-    if (from.records[c].max < from.floor || !(from.records[c].max > kNegInf)) continue;
-    for_each_logit(from.row, c, static_cast<int>(threadIdx.x) % kWarpSize,
-                   [&](std::int32_t, float logit) {
-                     if (logit >= from.floor) total += weight_of(logit, from.max, from.scale);
-                   });
-  }
-  total = Block::sum(total, state.scratch);
-  const double rest = static_cast<double>(filters.top_p) * total - place.before;
+  const double rest = place.target - place.before;
   const double ties = weight > 0.0f ? ceil(rest / weight) : 1.0;
   const std::int32_t last_id = find_nth(from, place.logit, ties > 1.0 ? ties : 1.0, buffer, state);
   return stricter_cut(cut, {place.logit, last_id});
@@ -145,8 +136,7 @@ VIA_DEVICE_CALL double sum_chunks(const ChunkRecord* records, int chunks, float 
                                   double* scratch) {
   double total = 0.0;
   for (int c = static_cast<int>(threadIdx.x); c < chunks; c += kThreads) {
-    if (!(records[c].sum > 0.0f)) continue;
-    total += records[c].sum * rescale(exponent_of(records[c].max, scale), exponent_of(max, scale));
+    total += chunk_mass(records[c], scale, exponent_of(max, scale));
   }
   return Block::sum(total, scratch);
 }

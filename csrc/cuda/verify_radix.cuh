@@ -42,7 +42,8 @@ struct SelectRow {
 
 struct Selected {
   float logit;    // of the last kept place
-  double before;  // mass above that logit
+  double before;  // counted or weighed above that logit
+  double target;  // what was asked for
 };
 
 // The last value before which less than `target` is counted (or weighed). If `share` is set the
@@ -108,7 +109,7 @@ VIA_DEVICE_CALL Selected radix_select(const SelectRow& from, bool weigh, float s
   // Below `shift` all keys of one value agree: zeros for positive values, ones for negative.
   const std::uint32_t key = state.prefix;
   const std::uint32_t rest = (std::uint32_t{1} << shift) - 1;
-  return {value_of_key((key & 0x80000000u) != 0 ? key : key | rest), state.before};
+  return {value_of_key((key & 0x80000000u) != 0 ? key : key | rest), state.before, target};
 }
 
 // Id of the n-th token (from 1) with exactly this logit, in id order; the largest id if there are

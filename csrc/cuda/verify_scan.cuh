@@ -134,6 +134,12 @@ VIA_DEVICE unsigned scan_unit(const Row& row, float scale, int first_chunk, int 
   return scan_unit_of<Float16>(row, scale, first_chunk, last_chunk, records, lane_max, counter);
 }
 
+// Mass of a chunk relative to 2^exponent.
+VIA_DEVICE double chunk_mass(const ChunkRecord& record, float scale, double exponent) {
+  if (!(record.sum > 0.0f)) return 0.0;
+  return record.sum * rescale(exponent_of(record.max, scale), exponent);
+}
+
 // Joins the chunks of a row; every thread of the block calls and gets the result. `sum` is relative
 // to 2^(max * scale). Scratch: one double per warp.
 VIA_DEVICE_CALL RowRecord merge_chunks(const ChunkRecord* records, int count, float scale,
@@ -154,9 +160,7 @@ VIA_DEVICE_CALL RowRecord merge_chunks(const ChunkRecord* records, int count, fl
     if (record.max == row.max && record.argmax >= 0) {
       argmax = MinOf{}(argmax, static_cast<int>(record.argmax));
     }
-    if (record.sum > 0.0f && row.max < kPosInf) {
-      sum += record.sum * rescale(exponent_of(record.max, scale), exponent);
-    }
+    if (row.max < kPosInf) sum += chunk_mass(record, scale, exponent);
   }
   row.sum = Block::sum(sum, scratch);
   argmax = Block::min(argmax, reinterpret_cast<int*>(scratch));
