@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // verify on a GPU: entry points.
 
+#include <mutex>
 #include <stdexcept>
-#include <string>
 
 #include "cuda/check.h"
 #include "cuda/verify_launch.cuh"
@@ -11,13 +11,7 @@
 namespace via {
 namespace {
 
-// Asked once per device; a host thread that comes second finds the same answer.
-cuda::DeviceLimits device_limits() {
-  constexpr int kMaxDevices = 64;
-  static cuda::DeviceLimits known[kMaxDevices] = {};
-  int device = 0;
-  check_cuda(cudaGetDevice(&device), "verify", "cudaGetDevice");
-  if (device < kMaxDevices && known[device].blocks_per_multiprocessor > 0) return known[device];
+cuda::DeviceLimits ask_limits(int device) {
   cuda::DeviceLimits limits = {};
   check_cuda(
       cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device),
@@ -28,8 +22,19 @@ cuda::DeviceLimits device_limits() {
   if (limits.blocks_per_multiprocessor < 1) {
     throw std::runtime_error("verify: this build has no kernel that fits the device");
   }
-  if (device < kMaxDevices) known[device] = limits;
   return limits;
+}
+
+// Of the current device, asked once; threads that come at the same time wait for the first.
+cuda::DeviceLimits device_limits() {
+  constexpr int kMaxDevices = 64;
+  static std::once_flag asked[kMaxDevices];
+  static cuda::DeviceLimits known[kMaxDevices];
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), "verify", "cudaGetDevice");
+  if (device >= kMaxDevices) return ask_limits(device);
+  std::call_once(asked[device], [&] { known[device] = ask_limits(device); });
+  return known[device];
 }
 
 }  // namespace
