@@ -5,6 +5,8 @@
 
 #include "via/compact_kv.h"
 #include "via/device.h"
+#include "via/filter.h"
+#include "via/tree_attention.h"
 #include "via/verify.h"
 #include "via/workspace.h"
 
@@ -28,6 +30,22 @@ void verify_cuda(const VerifyParams&, void*) {
 
 std::size_t verify_workspace_size(const VerifyParams&) {
   throw std::runtime_error("verify: built without CUDA");
+}
+
+void filtered_probs_cuda(const FilteredProbsParams&, void*) {
+  throw std::runtime_error("filtered_probs: built without CUDA");
+}
+
+std::size_t filtered_probs_workspace_size(const FilteredProbsParams&) {
+  throw std::runtime_error("filtered_probs: built without CUDA");
+}
+
+void tree_attention_cuda(const TreeAttentionParams&, void*) {
+  throw std::runtime_error("tree_attention: built without CUDA");
+}
+
+std::size_t tree_attention_workspace_size(const TreeAttentionParams&) {
+  throw std::runtime_error("tree_attention: built without CUDA");
 }
 
 void compact_kv_cuda(const CompactKvParams&) {

@@ -35,8 +35,19 @@ struct FilteredProbsParams {
   float* probs = nullptr;             // [R, V], contiguous; may be null if token_ids is set
   std::int64_t* token_ids = nullptr;  // [R], or null
   std::int32_t num_threads = 0;       // CPU: 0 = one per core
+  void* stream = nullptr;             // CUDA: cudaStream_t
 };
 
+// Runs on the host, synchronously.
 void filtered_probs_cpu(const FilteredProbsParams& params);
+
+// Queues the work on params.stream of the current device and returns; same results as
+// filtered_probs_cpu. No host synchronisation; may be recorded in a CUDA graph. `workspace` (see
+// filtered_probs_workspace_size) is for one call at a time. Throws std::runtime_error for CUDA
+// failures, or "built without CUDA".
+void filtered_probs_cuda(const FilteredProbsParams& params, void* workspace);
+
+// Bytes of work space for sizes like these. The caller zeroes it once; every call leaves it zero.
+std::size_t filtered_probs_workspace_size(const FilteredProbsParams& params);
 
 }  // namespace via
