@@ -6,6 +6,7 @@
 #include "via/compact_kv.h"
 #include "via/device.h"
 #include "via/filter.h"
+#include "via/step.h"
 #include "via/tree_attention.h"
 #include "via/verify.h"
 #include "via/workspace.h"
@@ -46,6 +47,10 @@ void tree_attention_cuda(const TreeAttentionParams&, void*) {
 
 std::size_t tree_attention_workspace_size(const TreeAttentionParams&) {
   throw std::runtime_error("tree_attention: built without CUDA");
+}
+
+void step_cuda(StepStage, const StepParams&) {
+  throw std::runtime_error("step: built without CUDA");
 }
 
 void compact_kv_cuda(const CompactKvParams&) {

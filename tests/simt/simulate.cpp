@@ -10,9 +10,11 @@
 #include <string>
 
 #include "cuda/compact_kv_launch.cuh"
+#include "cuda/step.cuh"
 #include "cuda/verify_launch.cuh"
 #include "runtime.h"
 #include "via/device.h"
+#include "via/step.h"
 #include "via/verify.h"
 #include "via/workspace.h"
 
@@ -57,6 +59,11 @@ void* cuda_workspace(int, void*, std::size_t bytes) {
 void compact_kv_cuda(const CompactKvParams& params) {
   const Turn turn;
   launch_compact_kv(params, kWantedBlocks);
+}
+
+void step_cuda(StepStage stage, const StepParams& params) {
+  const Turn turn;
+  cuda::launch_step(stage, params);
 }
 
 std::size_t verify_workspace_size(const VerifyParams& params) {
