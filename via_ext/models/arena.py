@@ -12,6 +12,12 @@ from typing import Any
 import torch
 
 
+def head_dim(config: Any) -> int:
+    """Size of one attention head."""
+    own: int | None = getattr(config, "head_dim", None)
+    return own or config.hidden_size // config.num_attention_heads
+
+
 class KVArena:
     """Keys and values of every layer, `[rows, capacity, Hkv, D]` each.
 
@@ -20,19 +26,19 @@ class KVArena:
         values: likewise.
     """
 
-    def __init__(self, model: Any, rows: int, capacity: int) -> None:
-        """Allocates the arena.
+    def __init__(self, model: Any, rows: int, capacity: int, width: int | None = None) -> None:
+        """Allocates the arena on the model's device.
 
         Args:
             model: the full model; gives sizes, dtype and device.
             rows: batch rows.
             capacity: positions per row, drafts included.
+            width: elements per head, at least the model's head size D, which is the default; those
+                behind D stay zero.
         """
         config = model.config
         parameter = next(model.parameters())
-        head_dim = getattr(config, "head_dim", None)
-        head_dim = head_dim or config.hidden_size // config.num_attention_heads
-        shape = (rows, capacity, config.num_key_value_heads, head_dim)
+        shape = (rows, capacity, config.num_key_value_heads, width or head_dim(config))
 
         # Zeros, not empty: masked positions get weight 0, and 0 * NaN would be NaN.
         def allocate() -> list[torch.Tensor]:
@@ -86,14 +92,17 @@ class ArenaCache:
         self._arena = arena
         self._slots = slots
         self.length = max(starts) + num_tokens
+        device = arena.keys[0].device
         contiguous = rows[-1] - rows[0] + 1 == len(rows)
-        self._read_rows = slice(rows[0], rows[-1] + 1) if contiguous else torch.tensor(rows)
+        self._read_rows = (
+            slice(rows[0], rows[-1] + 1) if contiguous else torch.tensor(rows, device=device)
+        )
         self._write: tuple[Any, Any]
         if contiguous and starts.count(starts[0]) == len(starts):
             self._write = (self._read_rows, slice(starts[0], starts[0] + num_tokens))
         else:
             columns = torch.tensor(starts)[:, None] + torch.arange(num_tokens)
-            self._write = (torch.tensor(rows)[:, None], columns)
+            self._write = (torch.tensor(rows, device=device)[:, None], columns.to(device))
 
     def update(
         self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: Any, **__: Any
@@ -109,7 +118,9 @@ class ArenaCache:
             Keys and values [B, Hkv, length, D]; views of the arena where rows are contiguous.
         """
         layer = self._slots[layer_idx]
-        keys, values = self._arena.keys[layer], self._arena.values[layer]
+        # A wider arena shows the D elements of a head; what pads them is never written.
+        keys = self._arena.keys[layer][..., : key.shape[-1]]
+        values = self._arena.values[layer][..., : value.shape[-1]]
         keys[self._write] = key.transpose(1, 2)
         values[self._write] = value.transpose(1, 2)
         return (

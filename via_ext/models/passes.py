@@ -34,14 +34,16 @@ class TokenBlock(NamedTuple):
     ancestors: torch.Tensor | None
 
 
-_counting: list[torch.Tensor] = [torch.arange(1024)]
+_CPU = torch.device("cpu")
+_counting: dict[torch.device, torch.Tensor] = {}
 
 
-def _count(first: int, last: int) -> torch.Tensor:
+def _count(first: int, last: int, device: torch.device = _CPU) -> torch.Tensor:
     """Counts first .. last - 1: a slice of one tensor that grows, cheaper than a new arange."""
-    if last > _counting[0].numel():
-        _counting[0] = torch.arange(2 * last)
-    return _counting[0][first:last]
+    found = _counting.get(device)
+    if found is None or last > found.numel():
+        found = _counting[device] = torch.arange(max(2 * last, 1024), device=device)
+    return found[first:last]
 
 
 def chain_block(rows: list[int], starts: list[int], num_tokens: int) -> TokenBlock:
@@ -75,7 +77,8 @@ class LayerPass:
         self._windows = layer_windows(model.config)
         self._by_type = mask_by_layer_type(model.config)
         self._additive = model.config._attn_implementation == "eager"
-        self._dtype = next(model.parameters()).dtype
+        parameter = next(model.parameters())
+        self._dtype, self._device = parameter.dtype, parameter.device
         self._capture_embeddings = capture_after == 0
         self.hidden: torch.Tensor | None = None
         self.seconds = 0.0
@@ -90,7 +93,7 @@ class LayerPass:
         if not self._additive:
             return visible
         # Eager attention adds its mask; a boolean one would be silently wrong there.
-        bias = torch.zeros(visible.shape, dtype=self._dtype)
+        bias = torch.zeros(visible.shape, dtype=self._dtype, device=visible.device)
         return bias.masked_fill_(~visible, torch.finfo(self._dtype).min)
 
     def _masks(
@@ -117,6 +120,9 @@ class LayerPass:
     ) -> torch.Tensor | None:
         """Runs the part over the new tokens and writes their keys and values into the arena.
 
+        Ids, depths and ancestors may be on the host: they are copied to the model's device, where
+        everything else is made.
+
         Args:
             arena: KV of the session.
             block: rows, positions and tree structure of the M new tokens.
@@ -127,11 +133,12 @@ class LayerPass:
         Returns:
             Logits [B, num_logits, V], or None where none are wanted.
         """
+        block = _on_device(block, self._device)
         positions = _positions(block)
         cache = ArenaCache(arena, self._slots, block.rows, block.starts, block.depths.shape[1])
         masks = self._masks(block, positions, cache.length)
         begin = time.perf_counter()
-        inputs = self._embed(token_ids) if hidden is None else hidden
+        inputs = hidden if token_ids is None else self._embed(token_ids.to(self._device))
         if self._capture_embeddings:
             self.hidden = inputs
         arguments = {
@@ -151,21 +158,27 @@ class LayerPass:
         return logits
 
 
+def _on_device(block: TokenBlock, device: torch.device) -> TokenBlock:
+    """The block with its tensors on `device`."""
+    ancestors = None if block.ancestors is None else block.ancestors.to(device)
+    return block._replace(depths=block.depths.to(device), ancestors=ancestors)
+
+
 def _positions(block: TokenBlock) -> torch.Tensor:
     """[B, M] text positions; [1, M] where all rows are the same chain."""
     start = block.starts[0]
     if block.ancestors is None and block.starts.count(start) == len(block.starts):
-        return _count(start, start + block.depths.shape[1])[None]
-    return torch.tensor(block.starts)[:, None] + block.depths
+        return _count(start, start + block.depths.shape[1], block.depths.device)[None]
+    return torch.tensor(block.starts, device=block.depths.device)[:, None] + block.depths
 
 
 def _visible(block: TokenBlock, length: int) -> torch.Tensor:
     """[B or 1, 1, M, length] bool: what each new token attends to, without a window."""
     num_tokens = block.depths.shape[1]
-    columns = _count(0, length)
+    columns = _count(0, length, block.depths.device)
     if block.ancestors is None:
         return (columns <= _positions(block)[:, :, None])[:, None]
-    starts = torch.tensor(block.starts)[:, None, None]
+    starts = torch.tensor(block.starts, device=block.depths.device)[:, None, None]
     visible = (columns < starts).expand(-1, num_tokens, -1).contiguous()
     for index, start in enumerate(block.starts):
         visible[index, :, start : start + num_tokens] = block.ancestors[index]
@@ -175,7 +188,7 @@ def _visible(block: TokenBlock, length: int) -> torch.Tensor:
 def _near(block: TokenBlock, positions: torch.Tensor, length: int, window: int) -> torch.Tensor:
     """[B, 1, M, length] bool: within the window; a draft's position is its tree depth."""
     positions = positions.expand(len(block.rows), -1)
-    keys = _count(0, length).repeat(len(block.rows), 1)
+    keys = _count(0, length, block.depths.device).repeat(len(block.rows), 1)
     for index, start in enumerate(block.starts):
         keys[index, start : start + positions.shape[1]] = positions[index]
     return (keys[:, None, :] > positions[:, :, None] - window)[:, None]
