@@ -49,6 +49,7 @@ VIA_HD SlimWalk stored_walk(const StepRow& row) {
 VIA_HD void step_audit(const StepParams& p, int batch_idx) {
   const StepRow row(p, batch_idx);
   const SlimWalk walk = stored_walk(row);
+  p.move_counts[batch_idx] = 0;  // what the slim walk kept has been moved
   if (!walk.escalate) return;
   const int backlog = row.backlog;
   const int first = p.frontiers[batch_idx] + 1;
@@ -101,12 +102,13 @@ VIA_HD void step_audit(const StepParams& p, int batch_idx) {
 VIA_HD void step_full(const StepParams& p, int batch_idx) {
   const StepRow row(p, batch_idx);
   const SlimWalk walk = stored_walk(row);
+  if (p.audit == StepAudit::kNone) p.move_counts[batch_idx] = 0;
   if (walk.escalate) {
     const std::int32_t* const path = row.of(p.full.path, p.num_nodes);
     const int accepted = p.full.num_accepted[batch_idx];
     p.status[batch_idx] |= p.full.status[batch_idx];
     p.verify_calls[batch_idx] += 1;
-    if (p.path_logprobs != nullptr) {
+    if (p.audit == StepAudit::kNone) {
       const float* const pairs = row.of(p.path_logprobs, 2 * p.num_nodes);
       for (int i = 0; i < walk.path; ++i) {
         row.set_overshoot(row.length + i, pairs[2 * i], pairs[2 * i + 1]);

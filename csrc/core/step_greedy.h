@@ -11,6 +11,7 @@ VIA_CORE_BEGIN
 VIA_HD void step_greedy(const StepParams& p, int batch_idx) {
   const StepRow row(p, batch_idx);
   const SlimWalk walk = stored_walk(row);
+  p.move_counts[batch_idx] = 0;  // what the slim walk kept has been moved
   if (walk.escalate) {
     const int backlog = row.backlog;
     const int first = p.frontiers[batch_idx] + 1;

@@ -39,6 +39,7 @@ class TorchEngine:
         """
         check_supported(target)
         self.target = target
+        self.route = route
         config = target.config
         layers = [KeptLayer(index) for index in range(config.num_hidden_layers)]
         self.full = LayerPass(target, layers)

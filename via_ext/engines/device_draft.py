@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proposals for a run on the device: from a drafter there, from any other by way of the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from via_ext.drafters import Drafter
+from via_ext.drafters.device import DeviceDrafter
+from via_ext.drafters.model import ModelDrafter
+from via_ext.engines.device_state import DeviceState
+from via_ext.engines.device_verify import DeviceVerify
+from via_ext.engines.draft import split_drafts
+from via_ext.engines.graphs import GraphRunner
+from via_ext.engines.mirror import Mirror
+from via_ext.prompts import pad_prompts
+
+
+class NoProposer:
+    """Decoding without drafts.
+
+    Attributes:
+        on_host: True if a proposal needs the tokens on the host.
+    """
+
+    on_host = False
+
+    def __init__(self, state: DeviceState) -> None:
+        """Proposes no node, ever."""
+        state.draft_counts.zero_()
+
+    def propose(self, runner: GraphRunner) -> None:
+        """Does nothing."""
+
+
+class DeviceProposer:
+    """A `ModelDrafter`'s model, drafting in one graph."""
+
+    on_host = False
+
+    def __init__(self, drafter: ModelDrafter, state: DeviceState, verify: DeviceVerify) -> None:
+        """Prefills the drafter."""
+        rows = state.keys.shape[0]
+        self._state = state
+        self._drafter = DeviceDrafter(
+            drafter.model, state.tree, rows, state.capacity, filters=drafter.filters
+        )
+        lengths = state.lengths.to(torch.int64)
+        self._drafter.prefill(state.tokens[:, : int(lengths.max())], lengths)
+        self._offsets = torch.arange(state.tree.num_nodes + 1, device=state.keys.device)
+        verify.draft_probs = self._drafter.probs
+        # What the drafter does not know yet: at first, nothing.
+        state.kept.copy_(state.lengths)
+
+    def propose(self, runner: GraphRunner) -> None:
+        """Tells the drafter what the last step emitted, then drafts."""
+        runner.run("draft", self._draft)
+
+    def _draft(self) -> None:
+        state = self._state
+        kept = state.kept.to(torch.int64)
+        columns = (kept[:, None] + self._offsets).clamp(max=state.capacity - 1)
+        self._drafter.rollback(kept)
+        self._drafter.commit(state.tokens.gather(1, columns), state.lengths - kept)
+        token_ids, _ = self._drafter.propose(state.keys, state.steps)
+        state.draft_ids.copy_(token_ids)
+
+
+class HostProposer:
+    """Any `Drafter`: tokens go to the host and drafts come back, every step."""
+
+    on_host = True
+
+    def __init__(
+        self,
+        drafter: Drafter,
+        state: DeviceState,
+        verify: DeviceVerify,
+        mirror: Mirror,
+    ) -> None:
+        """Hands the prompts to the drafter."""
+        self._drafter = drafter
+        self._state = state
+        self._verify = verify
+        self._mirror = mirror
+        prompts = [request.tokens for request in mirror.read()]
+        ids, mask = pad_prompts(prompts)
+        device = state.keys.device
+        drafter.prefill(ids.to(device), None if mask is None else mask.to(device))
+        self._lengths = [len(tokens) for tokens in prompts]
+        self._first = True
+        self._probs: torch.Tensor | None = None
+
+    def propose(self, runner: GraphRunner) -> None:
+        """Commits what the last step emitted and copies the next drafts to the device."""
+        state = self._state
+        requests = self._mirror.read()
+        if not self._first:
+            self._commit([request.tokens for request in requests])
+        self._first = False
+        limits = [
+            0 if r.finished else state.config.max_new_tokens - r.generated - 1 for r in requests
+        ]
+        state.draft_counts.zero_()
+        if max(limits) <= 0 or state.tree.num_nodes == 0:
+            return
+        proposal = self._drafter.propose(state.tree, state.keys, state.steps)
+        drafts = split_drafts(proposal, state.tree, limits, state.tree.num_nodes)
+        for row, draft in enumerate(drafts):
+            count = len(draft.tokens)
+            state.draft_counts[row] = count
+            state.draft_ids[row, :count] = torch.tensor(draft.tokens)
+            state.draft_parents[row, :count] = torch.tensor(
+                draft.tree.parents, dtype=torch.int32
+            )
+        self._set_probs(proposal.probs)
+
+    def _set_probs(self, probs: torch.Tensor | None) -> None:
+        self._verify.draft_probs = None
+        if probs is None:
+            return
+        rows, count, size = probs.shape
+        if self._probs is None:
+            shape = (rows, self._state.tree.num_nodes, size)
+            self._probs = probs.new_zeros(shape, dtype=torch.float32)
+        self._probs[:, :count] = probs
+        self._verify.draft_probs = self._probs
+
+    def _commit(self, sequences: list[list[int]]) -> None:
+        device = self._state.keys.device
+        kept = self._state.kept.tolist()
+        if kept != self._lengths:
+            self._drafter.rollback(torch.tensor(kept, device=device))
+        new: list[list[int]] = [t[n:] for t, n in zip(sequences, kept, strict=True)]
+        width = max(map(len, new))
+        ids = [tokens + [-1] * (width - len(tokens)) for tokens in new]
+        counts = torch.tensor([len(tokens) for tokens in new], device=device)
+        self._drafter.commit(torch.tensor(ids, device=device), counts, None)
+        self._lengths = [len(tokens) for tokens in sequences]
+
+
+def make_proposer(
+    drafter: Drafter | None, state: DeviceState, verify: DeviceVerify, mirror: Mirror
+) -> Any:
+    """The proposer for a drafter."""
+    if drafter is None or state.tree.num_nodes == 0:
+        return NoProposer(state)
+    if type(drafter) is ModelDrafter:
+        return DeviceProposer(drafter, state, verify)
+    return HostProposer(drafter, state, verify, mirror)

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One decoding run on the device: `Session` for models whose steps are replayed as CUDA graphs.
+
+A step is at most three graphs: draft, slim (pass, verify, commit) and, only if a request escalates,
+full. The host waits once, for the words of the slim stage; with two tiers it reads the words of
+the step before while the device works. Tokens are fetched when somebody asks for them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from via_ext import ops
+from via_ext.config import ViaConfig
+from via_ext.drafters import Drafter
+from via_ext.engines.device_draft import make_proposer
+from via_ext.engines.device_passes import DeviceEngine, DevicePasses
+from via_ext.engines.device_state import WORDS, DeviceState
+from via_ext.engines.device_verify import DeviceVerify
+from via_ext.engines.graphs import DecisionWord, GraphRunner
+from via_ext.engines.mirror import Mirror
+from via_ext.engines.policy import choose_policy
+from via_ext.engines.request import Request, StopRules
+from via_ext.stats import StatsRecorder
+
+# Full passes are recorded for these numbers of tokens in front of the draft.
+LEAD_BUCKETS = (2, 4, 8, 16, 32, 64, 128)
+_FULL, _PREFIX, _LEAD, _FINISHED = map(WORDS.index, ("full", "prefix", "lead", "finished"))
+
+
+class DeviceSession:
+    """Decodes a batch of prompts to their ends, with its state on the device.
+
+    Attributes:
+        seconds: time spent in steps, prefill excluded; the device may still be at work.
+        forward_seconds: 0: passes are not timed by the host.
+    """
+
+    def __init__(
+        self,
+        engine: DeviceEngine,
+        drafter: Drafter | None,
+        config: ViaConfig,
+        prompts: list[list[int]],
+        seed: int,
+        eos_token_ids: tuple[int, ...],
+        decode: Callable[[list[int]], str] | None,
+        runner: GraphRunner | None = None,
+    ) -> None:
+        """Prefills the target and hands the prompts to the drafter.
+
+        Args:
+            engine: the target's parts.
+            drafter: proposes tokens; None = no drafts.
+            config: the run's configuration.
+            prompts: token ids per row, at least one each.
+            seed: root of every random stream.
+            eos_token_ids: resolved end-of-sequence ids.
+            decode: turns ids into text, for stop strings.
+            runner: records and replays the graphs; None = a new one, on CUDA with graphs.
+        """
+        model_config = engine.target.config
+        device = next(engine.target.parameters()).device
+        self._policy = choose_policy(config)
+        self._has_slim = engine.slim is not None
+        self._state = state = DeviceState(
+            config, self._policy, prompts, seed, eos_token_ids, device, has_slim=self._has_slim
+        )
+        self._passes = DevicePasses(engine, state)
+        self._verify = DeviceVerify(state, self._policy, model_config.vocab_size)
+        self._runner = runner or GraphRunner(device)
+        self._words = DecisionWord(state.words)
+        self._notes_path = self._has_slim and not self._policy.audits
+        self._moves = not state.tree.is_chain
+        self._waiting = False
+        self._done = False
+        self._on_cuda = device.type == "cuda"
+        stop = StopRules(config, eos_token_ids, model_config.vocab_size, decode)
+        self._mirror = Mirror(state, stop, len(prompts))
+        self._watches_text = bool(config.stop_strings)
+        self.seconds = 0.0
+        self.forward_seconds = 0.0
+        with torch.inference_mode():
+            self._passes.prefill(prompts)
+            self._proposer = make_proposer(drafter, state, self._verify, self._mirror)
+            # A proposal of the host's may have any shape.
+            self._moves |= self._proposer.on_host
+
+    @property
+    def requests(self) -> list[Request]:
+        """The requests as the host sees them; waits for the device."""
+        self._settle()
+        return self._mirror.read()
+
+    @property
+    def recorder(self) -> StatsRecorder:
+        """Statistics of the run so far; waits for the device."""
+        self._settle()
+        return self._mirror.recorder()
+
+    @property
+    def status(self) -> list[int]:
+        """Status bits of `ops.verify` per batch row, or-ed over the run; waits for the device."""
+        status: list[int] = self._state.status.tolist()
+        return status
+
+    @property
+    def active(self) -> bool:
+        """False once every request is known to have finished; a step later at most."""
+        if not self._on_cuda:
+            self._settle()
+        return not self._done
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """One decoding step of every unfinished request."""
+        begin = time.perf_counter()
+        if self._proposer.on_host or self._watches_text:
+            self._settle()
+        self._proposer.propose(self._runner)
+        self._settle()
+        if not self._done:
+            self._decide()
+            if self._watches_text:
+                self._settle()
+                self._mirror.read()
+                self._done = self._mirror.stop_at_text()
+        self.seconds += time.perf_counter() - begin
+
+    def _decide(self) -> None:
+        if not self._has_slim:
+            self._runner.run(("full", self._has_probs), self._full)
+            self._send()
+            return
+        self._runner.run(("slim", self._has_probs), self._slim)
+        self._send()
+        words = self._settle()
+        leads = [row[_LEAD] for row in words if row[_FULL]]
+        if leads:
+            width = self._tail_width(max(leads))
+            prefix = any(row[_PREFIX] for row in words)
+            self._runner.run(("tail", width, prefix, self._has_probs), lambda: self._tail(width, prefix))
+            self._send()
+
+    @property
+    def _has_probs(self) -> bool:
+        """A recording reads the drafter's distributions or it does not."""
+        return self._verify.draft_probs is not None
+
+    def _send(self) -> None:
+        self._words.send()
+        self._waiting = True
+
+    def _settle(self) -> list[list[int]]:
+        """Waits for the words that were sent last."""
+        words: list[list[int]] = self._words.wait().tolist()
+        if self._waiting:
+            self._waiting = False
+            self._done = all(row[_FINISHED] for row in words)
+        return words
+
+    def _tail_width(self, lead: int) -> int:
+        bucket = next(size for size in LEAD_BUCKETS if size >= lead)
+        return min(bucket + self._state.tree.num_nodes + 1, self._state.tail_width)
+
+    def _full(self) -> None:
+        """Two tiers: one pass, one call."""
+        self._state.run("begin")
+        self._verify.draft(self._passes.full(), self._policy.full_rule, self._state.full)
+        self._state.run("full")
+        self._compact()
+
+    def _slim(self) -> None:
+        self._state.run("begin")
+        logits = self._passes.slim()
+        self._verify.draft(logits, self._policy.slim_rule, self._state.slim)
+        self._state.run("slim")
+        self._verify.save_slim_rows(logits)
+        if self._notes_path:
+            self._verify.note_path(logits, 0)
+        self._compact(hidden=True)
+
+    def _tail(self, width: int, prefix: bool) -> None:
+        """The full model's part of a step whose widest row has `width` tokens."""
+        state = self._state
+        if prefix:
+            self._passes.prefix()
+        rows = None if self._policy.audits else state.draft_rows
+        logits = self._passes.tail(width, rows)
+        if state.audit == "greedy":
+            most = state.chain_ids.shape[1] + 1  # the pass may have a spare row
+            state.run("greedy", self._verify.audit(logits[:, :most]))
+        else:
+            if state.audit == "chain":
+                state.run("audit", self._verify.audit(self._audit_rows(logits)))
+                index = state.draft_rows[:, :, None].expand(-1, -1, logits.shape[-1])
+                logits = logits.gather(1, index.clamp(max=width - 1))
+            if self._notes_path:
+                self._verify.note_path(logits, 1)
+            self._verify.draft(logits, self._policy.full_rule, state.full, state.slim)
+            state.run("full")
+        self._compact()
+
+    def _audit_rows(self, logits: torch.Tensor) -> torch.Tensor:
+        """Rows of the provisional tokens in chain order, [B, C + 1, V]."""
+        count = min(logits.shape[1], self._state.config.max_backlog + 1)
+        if not self._moves:
+            return logits[:, :count]  # an accepted chain lies in the pass as it is judged
+        rows = self._state.chain_rows[:, :count].clamp(max=logits.shape[1] - 1)
+        return logits.gather(1, rows[:, :, None].expand(-1, -1, logits.shape[-1]))
+
+    def _compact(self, *, hidden: bool = False) -> None:
+        """Moves the cache rows of accepted tree paths into place; chains lie there already."""
+        if not self._moves:
+            return
+        state = self._state
+        ops.compact_kv(
+            self._passes.arena.tensors, state.move_context, state.move_path, state.move_counts
+        )
+        if hidden and self._passes.hidden is not None:
+            ops.compact_kv(
+                [self._passes.hidden], state.hidden_context, state.move_path, state.hidden_counts
+            )
