@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 
+from tests.device_rules import DeviceOnly, meta_attention, meta_sample, on_meta
 from tests.models import VOCAB_SIZE, random_model
 from via_ext import ops
 from via_ext.config import ViaConfig
@@ -151,19 +152,15 @@ def test_errors():
 
 @pytest.mark.parametrize("tree", [Tree.chain(3), CROOKED], ids=["chain", "tree"])
 def test_the_host_reads_nothing(tree, monkeypatch):
-    """On the meta device a value that the host reads, or a tensor elsewhere, is an error."""
-
-    def sample(logits, **_):
-        ids = torch.empty(len(logits), dtype=torch.int64, device="meta")
-        return ids, torch.empty_like(logits, dtype=torch.float32)
-
-    monkeypatch.setattr(ops, "tree_attention", lambda query, *_, **__: torch.empty_like(query))
-    monkeypatch.setattr(ops, "draft_sample", sample)
+    """Nor does it make a tensor, once a drafter exists."""
+    monkeypatch.setattr(ops, "tree_attention", meta_attention)
+    monkeypatch.setattr(ops, "draft_sample", meta_sample)
     monkeypatch.setattr("via_ext.drafters.device.check_supported", lambda *_: None)
     model = random_model("llama", num_layers=2).to("meta")
     drafter = DeviceDrafter(model, tree, 3, CAPACITY, filters=SAMPLED)
-    keys = torch.empty(3, dtype=torch.int64, device="meta")
-    drafter.draft(keys, keys)
-    drafter.commit(torch.empty(3, 4, dtype=torch.int64, device="meta"), keys)
-    drafter.rollback(keys)
+    keys, tokens = on_meta(3), on_meta(3, 4)
+    with DeviceOnly():
+        drafter.draft(keys, keys)
+        drafter.commit(tokens, keys)
+        drafter.rollback(keys)
     assert drafter.token_ids.is_meta and drafter.lengths.is_meta
