@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.device_rules import DeviceOnly, meta_attention, on_meta
 from tests.models import FAMILIES, VOCAB_SIZE, random_model
 from via_ext import ops
 from via_ext.engines.torch import feed
@@ -172,32 +173,23 @@ def test_a_view_alone_is_refused():
         tree_arena(random_model("llama", head_dim=272, num_layers=1), 1, 8)
 
 
-def meta_attention(query, *_, return_lse, **__):
-    """Shapes of `ops.tree_attention`, which refuses tensors without memory."""
-    out = torch.empty_like(query)
-    return (out, out[..., 0].float()) if return_lse else out
-
-
-def on_meta(*shape, dtype=torch.int64):
-    return torch.empty(shape, dtype=dtype, device="meta")
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_everything_stays_on_the_model_device(family, monkeypatch):
-    """On the meta device a value that the host reads, or a tensor elsewhere, is an error."""
+    """The host neither reads a value nor makes a tensor."""
     monkeypatch.setattr(ops, "tree_attention", meta_attention)
     model = random_model(family).to("meta", torch.bfloat16)
     arena = tree_arena(model, 3, CAPACITY)
     part = TreePass(model, FULL, capture_after=2)
-    logits = part(
-        arena,
-        token_ids=on_meta(3, 7),
-        context_lens=on_meta(3, dtype=torch.int32),
-        depths=on_meta(7),
-        parents=on_meta(3, 7, dtype=torch.int32),
-        num_tokens=on_meta(3, dtype=torch.int32),
-        logit_rows=on_meta(3, 2),
-    )
+    inputs = {
+        "token_ids": on_meta(3, 7),
+        "context_lens": on_meta(3, dtype=torch.int32),
+        "depths": on_meta(7),
+        "parents": on_meta(3, 7, dtype=torch.int32),
+        "num_tokens": on_meta(3, dtype=torch.int32),
+        "logit_rows": on_meta(3, 2),
+    }
+    with DeviceOnly():
+        logits = part(arena, **inputs)
     assert logits.shape == (3, 2, VOCAB_SIZE) and logits.is_meta and part.hidden.is_meta
 
 

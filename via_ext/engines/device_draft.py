@@ -64,8 +64,8 @@ class DeviceProposer:
         columns = (kept[:, None] + self._offsets).clamp(max=state.capacity - 1)
         self._drafter.rollback(kept)
         self._drafter.commit(state.tokens.gather(1, columns), state.lengths - kept)
-        token_ids, _ = self._drafter.propose(state.keys, state.steps)
-        state.draft_ids.copy_(token_ids)
+        self._drafter.draft(state.keys, state.steps)
+        state.draft_ids.copy_(self._drafter.token_ids)
 
 
 class HostProposer:

@@ -102,7 +102,7 @@ class GraphRunner:
 
     def _warm_up(self, body: Body) -> None:
         if self._stream is None:
-            self._stream = torch.cuda.Stream()
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             self._pool = torch.cuda.graph_pool_handle()
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
@@ -119,6 +119,10 @@ class GraphRunner:
                 graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
             ):
                 body()
+        except Exception:
+            # torch may go on taking the pool of a failed recording for one in use.
+            self._pool = torch.cuda.graph_pool_handle()
+            raise
         finally:
             # Where ending the capture fails, torch leaves the side stream current.
             torch.cuda.set_stream(current)
@@ -148,7 +152,9 @@ class DecisionWord:
         self._source = source
         self._on_cuda = source.is_cuda
         self._host = torch.zeros(source.shape, dtype=source.dtype, pin_memory=self._on_cuda)
-        self._event: Any = torch.cuda.Event() if self._on_cuda else None
+        self._event: Any = None
+        if self._on_cuda:
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def send(self) -> None:
         """Queues the copy on the current stream; not to be recorded into a graph."""

@@ -66,15 +66,22 @@ def check_supported(model: Any, role: str = "target") -> None:
         raise ValueError(
             f"Decoder: {role} must be on one device, got a model dispatched by accelerate"
         )
+    device = next(model.parameters()).device
     for name, weight in model.named_parameters():
         # By name: importing DTensor would load torch.distributed.
         kinds = {kind.__name__ for kind in type(weight).__mro__}
         if weight.layout != torch.strided or kinds & {"DTensor", "FakeTensor"}:
             got = f"{type(weight).__name__} of layout {weight.layout} as {name}"
             raise TypeError(f"Decoder: {role} must have dense local weights, got {got}")
-        if weight.device.type != "cpu":
+        if weight.device.type not in ("cpu", "cuda"):
             raise ValueError(
-                f"Decoder: {role} must be on the CPU in this version, got {name} on {weight.device}"
+                f"Decoder: {role} must be on the CPU or a CUDA device, got {name} on "
+                f"{weight.device}"
+            )
+        if weight.device != device:
+            raise ValueError(
+                f"Decoder: {role} must be on one device, got {name} on {weight.device} beside "
+                f"{device}"
             )
 
 
