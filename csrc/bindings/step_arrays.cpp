@@ -2,59 +2,12 @@
 
 #include "bindings/step_arrays.h"
 
-#include <type_traits>
+#include "bindings/array_reader.h"
 
 namespace via::python {
 namespace {
 
-constexpr const char* kOp = "step";
-
-template <typename T>
-DLDataType dtype_of() {
-  using Value = std::remove_const_t<T>;
-  constexpr std::uint8_t kBits = 8 * sizeof(Value);
-  if (std::is_same_v<Value, bool>) return {kDLBool, kBits, 1};
-  if (std::is_floating_point_v<Value>) return {kDLFloat, kBits, 1};
-  return {static_cast<std::uint8_t>(std::is_unsigned_v<Value> ? kDLUInt : kDLInt), kBits, 1};
-}
-
-class Reader {
- public:
-  explicit Reader(const py::dict& arrays) : arrays_(arrays), like_(read("tokens")) {
-    like_.check_rank(2, "[B, S]");
-  }
-
-  const Tensor& like() const { return like_; }
-  std::int32_t size(const char* name, int dim, int rank) const {
-    const Tensor tensor = read(name);
-    tensor.check_rank(rank, rank == 1 ? "[n]" : "[B, n]");
-    return static_cast<std::int32_t>(tensor.size(dim));
-  }
-
-  template <typename T>
-  void set(T*& field, const char* name, std::initializer_list<std::int64_t> sizes) const {
-    const Tensor tensor = read(name);
-    const DLDataType wanted = dtype_of<T>();
-    if (tensor.dl.dtype.code != wanted.code || tensor.dl.dtype.bits != wanted.bits) {
-      fail_type(tensor.argument, "be " + describe(wanted), describe(tensor.dl.dtype));
-    }
-    tensor.check_shape(sizes, "the shape that the sizes of the run give");
-    tensor.check_contiguous();
-    tensor.check_same_device(like_);
-    field = reinterpret_cast<T*>(tensor.data());
-  }
-
- private:
-  Tensor read(const char* name) const {
-    if (!arrays_.contains(name)) fail_value({kOp, name}, "be given", "no such array");
-    return read_tensor({kOp, name}, py::object(arrays_[name]));
-  }
-
-  const py::dict& arrays_;
-  const Tensor like_;
-};
-
-void read_requests(const Reader& reader, StepParams& p) {
+void read_requests(const ArrayReader& reader, StepParams& p) {
   const std::int64_t rows = p.batch_size;
   reader.set(p.eos_token_ids, "eos_token_ids", {p.num_eos});
   reader.set(p.tokens, "tokens", {rows, p.capacity});
@@ -74,7 +27,7 @@ void read_requests(const Reader& reader, StepParams& p) {
   reader.set(p.words, "words", {rows, kStepWords});
 }
 
-void read_block(const Reader& reader, StepParams& p) {
+void read_block(const ArrayReader& reader, StepParams& p) {
   const std::int64_t rows = p.batch_size, nodes = p.num_nodes, width = nodes + 1;
   reader.set(p.draft_ids, "draft_ids", {rows, nodes});
   reader.set(p.draft_parents, "draft_parents", {rows, nodes});
@@ -96,7 +49,7 @@ void read_block(const Reader& reader, StepParams& p) {
   reader.set(p.path_logprobs, "path_logprobs", {rows, nodes, 2});
 }
 
-void read_tail(const Reader& reader, StepParams& p) {
+void read_tail(const ArrayReader& reader, StepParams& p) {
   const std::int64_t rows = p.batch_size, width = p.num_nodes + std::int64_t{1};
   const std::int64_t chain = p.max_backlog + std::int64_t{p.num_nodes};
   reader.set(p.own_token, "own_token", {rows});
@@ -118,7 +71,7 @@ void read_tail(const Reader& reader, StepParams& p) {
 }  // namespace
 
 Tensor read_step_arrays(const py::dict& arrays, StepParams& params) {
-  const Reader reader(arrays);
+  const ArrayReader reader(arrays);
   params.batch_size = static_cast<std::int32_t>(reader.like().size(0));
   params.capacity = static_cast<std::int32_t>(reader.like().size(1));
   params.num_nodes = reader.size("draft_ids", 1, 2);

@@ -45,7 +45,7 @@ class DeviceProposer:
         rows = state.keys.shape[0]
         self._state = state
         self._drafter = DeviceDrafter(
-            drafter.model, state.tree, rows, state.capacity, filters=drafter.filters
+            drafter._model, state.tree, rows, state.capacity, filters=drafter._filters
         )
         lengths = state.lengths.to(torch.int64)
         self._drafter.prefill(state.tokens[:, : int(lengths.max())], lengths)
@@ -112,9 +112,7 @@ class HostProposer:
             count = len(draft.tokens)
             state.draft_counts[row] = count
             state.draft_ids[row, :count] = torch.tensor(draft.tokens)
-            state.draft_parents[row, :count] = torch.tensor(
-                draft.tree.parents, dtype=torch.int32
-            )
+            state.draft_parents[row, :count] = torch.tensor(draft.tree.parents, dtype=torch.int32)
         self._set_probs(proposal.probs)
 
     def _set_probs(self, probs: torch.Tensor | None) -> None:
@@ -141,9 +139,7 @@ class HostProposer:
         self._lengths = [len(tokens) for tokens in sequences]
 
 
-def make_proposer(
-    drafter: Drafter | None, state: DeviceState, verify: DeviceVerify, mirror: Mirror
-) -> Any:
+def make_proposer(drafter: Any, state: DeviceState, verify: DeviceVerify, mirror: Mirror) -> Any:
     """The proposer for a drafter."""
     if drafter is None or state.tree.num_nodes == 0:
         return NoProposer(state)

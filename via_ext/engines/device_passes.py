@@ -68,11 +68,14 @@ class DevicePasses:
         assert self._engine.slim is not None
         logits = self._block(self._engine.slim)
         self._save_hidden(self._engine.slim)
+        assert logits is not None
         return logits
 
     def full(self) -> torch.Tensor:
         """Full pass over root and nodes, in two-tier decoding. Returns [B, 1 + N, V]."""
-        return self._block(self._engine.full)
+        logits = self._block(self._engine.full)
+        assert logits is not None
+        return logits
 
     def prefix(self) -> None:
         """Makes the hidden rows of requests that had no slim pass."""
@@ -109,7 +112,7 @@ class DevicePasses:
         missing = width - found.shape[1]
         return torch.nn.functional.pad(found, (0, 0, 0, missing)) if missing > 0 else found
 
-    def _block(self, part: TreePass, *, want_logits: bool = True) -> Any:
+    def _block(self, part: TreePass, *, want_logits: bool = True) -> torch.Tensor | None:
         state = self._state
         return part(
             self.arena,

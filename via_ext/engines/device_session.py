@@ -142,7 +142,9 @@ class DeviceSession:
         if leads:
             width = self._tail_width(max(leads))
             prefix = any(row[_PREFIX] for row in words)
-            self._runner.run(("tail", width, prefix, self._has_probs), lambda: self._tail(width, prefix))
+            self._runner.run(
+                ("tail", width, prefix, self._has_probs), lambda: self._tail(width, prefix)
+            )
             self._send()
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from via_ext.engines.device_state import COUNTERS, WORDS, DeviceState
+from via_ext.engines.device_state import COUNTERS, DeviceState
 from via_ext.engines.request import Request, StopRules
 from via_ext.stats import StatsRecorder
 
