@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // verify's kernel against verify_cpu: small random trees, every rule, two dtypes, filters, masks,
-// residuals, reduced draft vocabularies and resumed calls by chance. Decisions must be equal,
-// ratios and log-probabilities close, and the work space must be zero again. Arguments: number of
-// cases, seed.
+// residuals, reduced draft vocabularies and resumed calls by chance; then some in which all drafts
+// are rejected. Decisions must be equal, ratios and log-probabilities close, and the work space
+// must be zero again. Arguments: number of cases, seed.
 
 #include <algorithm>
 #include <cmath>
@@ -74,16 +74,21 @@ bool close(DeviceBuffer<float>& a, DeviceBuffer<float>& b) {
 
 // The inputs of one call, in memory that the race detector watches.
 struct Case {
-  Case();
+  explicit Case(bool rejects);
   void draw_tree();
   void draw_filters();
   void draw_drafts();
   // As bfloat16, by dropping bits.
   void narrow_logits();
+  // The final draw then is one from the residual of several rejections.
+  void reject_drafts();
 
-  int batch = 1 + below(2), nodes = below(6), vocab = 40 + below(5000);
+  bool rejects;
+  int batch = 1 + below(2), nodes = rejects ? 2 + below(4) : below(6), vocab = 40 + below(5000);
   int rows = batch * (nodes + 1), words = (vocab + 31) / 32;
-  int draft_vocab = below(2) != 0 ? vocab : 1 + below(vocab);
+  int draft_vocab = rejects         ? nodes + below(vocab - nodes)
+                    : below(2) != 0 ? vocab
+                                    : 1 + below(vocab);
   bool is_flat = below(4) == 0;
   VerifyParams p;
   DeviceBuffer<float> logits{static_cast<std::size_t>(rows) * vocab};
@@ -96,7 +101,7 @@ struct Case {
   DeviceBuffer<std::int32_t> allowed{static_cast<std::size_t>(rows) * words, -1};
 };
 
-Case::Case() {
+Case::Case(bool rejects) : rejects(rejects) {
   p.batch_size = batch;
   p.num_nodes = nodes;
   p.vocab_size = p.draft_vocab_size = vocab;
@@ -112,7 +117,8 @@ Case::Case() {
   p.uniform_samples = {uniforms.data(), DType::kFloat32, {nodes + 1}};
   p.logits = {logits.data(), DType::kFloat32, {std::int64_t{nodes + 1} * vocab, vocab}};
   if (below(2) != 0) narrow_logits();
-  if (below(2) != 0) draw_drafts();
+  if (rejects || below(2) != 0) draw_drafts();
+  if (rejects) reject_drafts();
   if (below(3) == 0) {
     for (std::int32_t& word : allowed) word &= ~(1 << below(31));
     p.allowed = {allowed.data(), DType::kInt32, {std::int64_t{nodes + 1} * words, words}};
@@ -137,7 +143,7 @@ void Case::draw_tree() {
     tokens[i] = below(vocab);
     // A token that its parent's row likes, so that paths grow.
     const std::size_t row = static_cast<std::size_t>(request) * (nodes + 1) + parents[i] + 1;
-    if (below(4) != 0) logits[row * vocab + tokens[i]] = 8.0f + uniform();
+    if (!rejects && below(4) != 0) logits[row * vocab + tokens[i]] = 8.0f + uniform();
   }
   p.draft_token_ids = {tokens.data(), DType::kInt64, {nodes}};
   p.parents = {parents.data(), DType::kInt64, {nodes}};
@@ -165,8 +171,23 @@ void Case::draw_drafts() {
   p.draft_to_target = {map.data(), DType::kInt32, {1}};
 }
 
-void check_case(int number, Checker& checker) {
-  Case given;
+// Siblings that the drafter likes better than the verifier, and coins that forgive nothing.
+void Case::reject_drafts() {
+  p.rule = Rule::kSample;
+  p.filter.temperature.value = 1.0f;
+  for (int i = 0; i < batch * nodes; ++i) {
+    const int node = i % nodes, request = i / nodes;
+    parents[i] = -1;
+    tokens[i] = tokens[node];  // one map for all requests
+    map[node] = static_cast<std::int32_t>(tokens[node]);
+    const std::size_t column = static_cast<std::size_t>(i) * draft_vocab + node;
+    drafts[column] = p.draft_probs_are_logits ? 9.0f : 0.1f;
+    uniforms[request * (nodes + 1) + node] = 0x1.fffffep-1f;
+  }
+}
+
+void check_case(int number, bool rejects, Checker& checker) {
+  Case given(rejects);
   VerifyParams& p = given.p;
   Outputs earlier(given.batch, given.nodes, true);
   Verification resumed = earlier.view();
@@ -208,7 +229,8 @@ int run(int argc, char** argv) {
   const int cases = argc > 1 ? std::atoi(argv[1]) : 40;
   random_bits.seed(argc > 2 ? static_cast<unsigned>(std::atoi(argv[2])) : 1u);
   Checker checker;
-  for (int i = 0; i < cases; ++i) check_case(i, checker);
+  for (int i = 0; i < cases; ++i) check_case(i, false, checker);
+  for (int i = 0; i < cases / 8; ++i) check_case(cases + i, true, checker);
   return checker.status();
 }
 
