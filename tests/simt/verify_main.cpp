@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // verify's kernel against verify_cpu: small random trees, every rule, two dtypes, filters, masks,
-// residuals, reduced draft vocabularies and resumed calls by chance. Decisions must be equal,
-// ratios and log-probabilities close, and the work space must be zero again. Arguments: number of
-// cases, seed.
+// residuals, reduced draft vocabularies and resumed calls by chance; then final draws after all
+// drafts were rejected, which chance hardly brings. Decisions must be equal, ratios and
+// log-probabilities close, and the work space must be zero again. Arguments: number of cases, seed.
 
 #include <algorithm>
 #include <cmath>
@@ -72,18 +72,33 @@ bool close(DeviceBuffer<float>& a, DeviceBuffer<float>& b) {
   return true;
 }
 
+enum class Kind {
+  kAny,
+  kResidual,    // drafts with distributions over a reduced vocabulary, all rejected
+  kFarApart,    // one-hot drafts, all rejected, in chunks that one warp reads
+  kNothingLeft  // one-hot drafts that are all there is: rounding alone rejects them
+};
+constexpr float kHighestCoin = 0x1.fffffep-1f;
+
 // The inputs of one call, in memory that the race detector watches.
 struct Case {
-  Case();
+  explicit Case(Kind kind);
   void draw_tree();
+  void reject_all();
   void draw_filters();
   void draw_drafts();
   // As bfloat16, by dropping bits.
   void narrow_logits();
 
-  int batch = 1 + below(2), nodes = below(6), vocab = 40 + below(5000);
+  Kind kind;
+  int batch = 1 + below(2), nodes = kind == Kind::kAny ? below(6) : 3;
+  int vocab = kind == Kind::kFarApart      ? 9 * cuda::kChunk
+              : kind == Kind::kNothingLeft ? 600
+                                           : 40 + below(5000);
   int rows = batch * (nodes + 1), words = (vocab + 31) / 32;
-  int draft_vocab = below(2) != 0 ? vocab : 1 + below(vocab);
+  int draft_vocab = kind != Kind::kAny ? nodes + below(vocab - nodes)
+                    : below(2) != 0    ? vocab
+                                       : 1 + below(vocab);
   bool is_flat = below(4) == 0;
   VerifyParams p;
   DeviceBuffer<float> logits{static_cast<std::size_t>(rows) * vocab};
@@ -96,7 +111,7 @@ struct Case {
   DeviceBuffer<std::int32_t> allowed{static_cast<std::size_t>(rows) * words, -1};
 };
 
-Case::Case() {
+Case::Case(Kind kind) : kind(kind) {
   p.batch_size = batch;
   p.num_nodes = nodes;
   p.vocab_size = p.draft_vocab_size = vocab;
@@ -107,13 +122,14 @@ Case::Case() {
   draw_filters();
   // Flat rows keep too much to sort: radix selection.
   for (float& logit : logits) logit = (is_flat ? 0.5f : 4.0f) * uniform();
-  for (float& value : uniforms) value = below(8) != 0 ? uniform() : 0x1.fffffep-1f;
+  for (float& value : uniforms) value = below(8) != 0 ? uniform() : kHighestCoin;
   draw_tree();
+  if (kind != Kind::kAny) reject_all();
   p.uniform_samples = {uniforms.data(), DType::kFloat32, {nodes + 1}};
   p.logits = {logits.data(), DType::kFloat32, {std::int64_t{nodes + 1} * vocab, vocab}};
   if (below(2) != 0) narrow_logits();
-  if (below(2) != 0) draw_drafts();
-  if (below(3) == 0) {
+  if (kind == Kind::kAny ? below(2) != 0 : kind == Kind::kResidual) draw_drafts();
+  if (below(3) == 0 && kind != Kind::kNothingLeft) {
     for (std::int32_t& word : allowed) word &= ~(1 << below(31));
     p.allowed = {allowed.data(), DType::kInt32, {std::int64_t{nodes + 1} * words, words}};
   }
@@ -137,10 +153,32 @@ void Case::draw_tree() {
     tokens[i] = below(vocab);
     // A token that its parent's row likes, so that paths grow.
     const std::size_t row = static_cast<std::size_t>(request) * (nodes + 1) + parents[i] + 1;
-    if (below(4) != 0) logits[row * vocab + tokens[i]] = 8.0f + uniform();
+    if (kind == Kind::kAny && below(4) != 0) logits[row * vocab + tokens[i]] = 8.0f + uniform();
   }
   p.draft_token_ids = {tokens.data(), DType::kInt64, {nodes}};
   p.parents = {parents.data(), DType::kInt64, {nodes}};
+}
+
+// Siblings that the verifier likes no better than other tokens, and coins that forgive nothing.
+void Case::reject_all() {
+  p.rule = Rule::kSample;
+  p.filter.temperature.value = 1.0f;
+  for (int i = 0; i < batch * nodes; ++i) {
+    parents[i] = -1;
+    uniforms[i / nodes * (nodes + 1) + i % nodes] = kHighestCoin;
+    if (kind == Kind::kFarApart) tokens[i] = i % nodes * 4 * cuda::kChunk + below(cuda::kChunk);
+  }
+  if (kind != Kind::kNothingLeft) return;
+  // Weights 1, then twice a little more than half of what float32 can add to it: the sum comes out
+  // larger than its terms. Distances of 256 tokens let one lane add them, one after the other.
+  p.filter = {};
+  p.filter.temperature.value = p.filter.top_p.value = 1.0f;
+  std::fill(logits.begin(), logits.end(), kNegInf);
+  for (int i = 0; i < batch * nodes; ++i) {
+    tokens[i] = i % nodes * 256;
+    const std::size_t row = static_cast<std::size_t>(i / nodes) * (nodes + 1);
+    logits[row * vocab + tokens[i]] = i % nodes == 0 ? 0.0f : -16.625f;
+  }
 }
 
 void Case::narrow_logits() {
@@ -163,14 +201,22 @@ void Case::draw_drafts() {
   for (std::int32_t& id : map) id = below(200) != 0 ? below(vocab) : vocab + below(3);
   p.draft_vocab_size = columns;
   p.draft_to_target = {map.data(), DType::kInt32, {1}};
+  if (kind != Kind::kResidual) return;
+  // The drafter knows its own tokens, and likes them.
+  for (int i = 0; i < batch * nodes; ++i) {
+    const int column = i % nodes;
+    tokens[i] = tokens[column];  // one map for all requests
+    map[column] = static_cast<std::int32_t>(tokens[i]);
+    drafts[static_cast<std::size_t>(i) * columns + column] = p.draft_probs_are_logits ? 9.0f : 0.1f;
+  }
 }
 
-void check_case(int number, Checker& checker) {
-  Case given;
+void check_case(int number, Kind kind, Checker& checker) {
+  Case given(kind);
   VerifyParams& p = given.p;
   Outputs earlier(given.batch, given.nodes, true);
   Verification resumed = earlier.view();
-  const bool resumes = p.rule != Rule::kRoute && below(3) == 0;
+  const bool resumes = kind == Kind::kAny && p.rule != Rule::kRoute && below(3) == 0;
   if (resumes) {
     VerifyParams first = p;
     first.rule = Rule::kRoute;
@@ -208,7 +254,14 @@ int run(int argc, char** argv) {
   const int cases = argc > 1 ? std::atoi(argv[1]) : 40;
   random_bits.seed(argc > 2 ? static_cast<unsigned>(std::atoi(argv[2])) : 1u);
   Checker checker;
-  for (int i = 0; i < cases; ++i) check_case(i, checker);
+  int number = 0;
+  const auto check = [&](Kind kind, int count) {
+    for (int i = 0; i < count; ++i) check_case(number++, kind, checker);
+  };
+  check(Kind::kAny, cases);
+  check(Kind::kResidual, cases / 8);
+  check(Kind::kFarApart, cases / 40);
+  check(Kind::kNothingLeft, cases / 40);
   return checker.status();
 }
 
