@@ -35,6 +35,10 @@ struct AttentionBlock {
   const float* const* keys;
   const float* const* values;
   std::int32_t count;
+  // Rows of `ahead_bytes` that come to the second-level cache meanwhile.
+  const char* const* ahead = nullptr;
+  std::int32_t ahead_count = 0;
+  std::int32_t ahead_bytes = 0;
 };
 
 struct AttentionKernels {

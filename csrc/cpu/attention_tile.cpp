@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/softmax.h"
+#include "cpu/view.h"
 
 namespace via::cpu {
 namespace {
@@ -49,6 +50,35 @@ AttentionBlock make_block(const float** keys, const float** values, int count) {
   return {keys, values, count};
 }
 
+// The rows of one head of a cache, position after position.
+class CacheCursor {
+ public:
+  CacheCursor(const AttentionTile& tile, const TokenTensor& cache, int head, std::int64_t position)
+      : tile_(tile), cache_(cache), head_(head), position_(position) {
+    step_ = cache.stride[1] * static_cast<std::int64_t>(element_size(tile.params.dtype));
+  }
+
+  const char* next() {
+    const TreeAttentionParams& params = tile_.params;
+    const bool new_page = params.page_table.data != nullptr && position_ % params.page_size == 0;
+    if (row_ == nullptr || new_page) {
+      row_ = locate(params, cache_, tile_.batch_idx, position_, head_);
+    } else {
+      row_ += step_;
+    }
+    ++position_;
+    return row_;
+  }
+
+ private:
+  const AttentionTile& tile_;
+  const TokenTensor& cache_;
+  const int head_;
+  std::int64_t position_;
+  std::int64_t step_;
+  const char* row_ = nullptr;
+};
+
 }  // namespace
 
 void AttentionTile::clear(const AttentionState& state) const {
@@ -79,20 +109,33 @@ void AttentionTile::attend_cache(const float* queries, std::int64_t begin, std::
     nearest = std::max(nearest, first_seen_by(i));
     furthest = std::min(furthest, first_seen_by(i));
   }
+  const int bytes = params.head_dim * static_cast<int>(element_size(params.dtype));
   clear(state);
   // Heads innermost: they lie side by side in most caches.
   for (std::int64_t start = begin; start < end; start += kAttentionBlock) {
     const std::int64_t stop = std::min(start + kAttentionBlock, end);
     for (int h = 0; h < num_heads; ++h) {
       // Below `furthest` nothing is read: its page may be gone.
-      for (std::int64_t at = std::max(start, furthest); at < stop; ++at) {
-        rows.set(static_cast<int>(at - start),
-                 locate(params, params.key_cache, batch_idx, at, first_head + h),
-                 locate(params, params.value_cache, batch_idx, at, first_head + h));
+      const std::int64_t first = std::max(start, furthest);
+      CacheCursor key(*this, params.key_cache, first_head + h, first);
+      CacheCursor value(*this, params.value_cache, first_head + h, first);
+      for (std::int64_t at = first; at < stop; ++at) {
+        rows.set(static_cast<int>(at - start), key.next(), value.next());
       }
       if (nearest <= start) {
         const int count = static_cast<int>(stop - start);
-        const AttentionBlock block = make_block(rows.key_row, rows.value_row, count);
+        AttentionBlock block = make_block(rows.key_row, rows.value_row, count);
+        // The next rows of this head lie too far away for the processor to see the pattern.
+        const char* ahead[2 * kAttentionBlock];
+        const auto num_ahead =
+            static_cast<int>(std::min<std::int64_t>(end - stop, kAttentionBlock));
+        for (int i = 0; i < num_ahead; ++i) {
+          ahead[2 * i] = key.next();
+          ahead[2 * i + 1] = value.next();
+        }
+        block.ahead = ahead;
+        block.ahead_count = 2 * num_ahead;
+        block.ahead_bytes = bytes;
         attend_rows(queries, row_of(h, 0), head_rows, block, state, scores);
         continue;
       }
