@@ -80,20 +80,21 @@ def paged(case: Case, page_size: int, generator: torch.Generator) -> Case:
     for name in ("key_cache", "value_cache"):
         rows = case[name]
         pool = torch.randn(count, page_size, *rows.shape[2:], generator=generator).to(rows.dtype)
+        places = torch.arange(capacity)
         for b in range(batch):
-            whole = torch.cat([rows[b], rows[b, : per_row * page_size - capacity]])
-            pool[table[b]] = whole.reshape(per_row, page_size, *rows.shape[2:])
+            pool[table[b, places // page_size], places % page_size] = rows[b]
         tensors[name] = pool
     return Case(tensors, {**case.options, "page_table": table.int()})
 
 
-def plain(case: Case, after: list[Tensor], rows: list[int]) -> Tensor:
-    """Eager PyTorch in the dtype of the case, for well-formed rows.
+def plain(case: Case, after: list[Tensor], rows: list[int]) -> tuple[Tensor, Tensor]:
+    """Eager PyTorch for well-formed rows: out in the dtype of the case, lse in float32.
 
     `after` are the caches with the new tokens.
     """
     query, options = case["query"], case.options
     out = torch.zeros_like(query)
+    lse = torch.full(query.shape[:3], -torch.inf)
     group = query.shape[2] // case["key"].shape[2]
     for b in rows:
         context = int(case["context_lens"][b])
@@ -117,13 +118,18 @@ def plain(case: Case, after: list[Tensor], rows: list[int]) -> Tensor:
             mask[i, context + i] = True
         if options.get("window"):
             mask &= depth > depth[context:, None] - options["window"]
-        scores = torch.einsum("mhd,nhd->hmn", query[b, :count], keys)
-        scores = scores * options.get("scale", query.shape[-1] ** -0.5)
-        if options.get("softcap"):
-            scores = options["softcap"] * (scores / options["softcap"]).tanh()
-        weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+
+        def scores(dtype: torch.dtype, b=b, count=count, keys=keys, mask=mask) -> Tensor:
+            dots = torch.einsum("mhd,nhd->hmn", query[b, :count].to(dtype), keys.to(dtype))
+            dots = dots * options.get("scale", query.shape[-1] ** -0.5)
+            if options.get("softcap"):
+                dots = options["softcap"] * (dots / options["softcap"]).tanh()
+            return dots.masked_fill(~mask, -torch.inf)
+
+        weights = scores(query.dtype).softmax(-1)
         out[b, :count] = torch.einsum("hmn,nhd->mhd", weights, values)
-    return out
+        lse[b, :count] = scores(torch.float32).logsumexp(-1).t()
+    return out, lse
 
 
 def check(device: str, case: Case, *, ruler: bool = True) -> tuple[Tensor, Tensor]:
@@ -145,13 +151,16 @@ def check(device: str, case: Case, *, ruler: bool = True) -> tuple[Tensor, Tenso
     assert torch.equal(lse > -torch.inf, seen) and not out[~seen].any()
     if not seen.any():
         return out, lse
-    size = exact.abs().max().clamp(min=1e-3)
-    error = (out.double() - exact).abs().max()
+    size, lse_size = exact.abs().max().clamp(min=1e-3), exact_lse[seen].abs().max().clamp(min=1)
+    allowed = [size * 4 * torch.finfo(out.dtype).eps, 1e-5 * lse_size]
     if ruler:
         rows = [b for b in range(len(seen)) if seen[b].any()]
-        theirs = (plain(case, wanted[3:5], rows).double() - exact).abs().max()
-        assert error <= 2 * theirs + size * 2**-23, (error, theirs)
-    else:
-        assert error <= size * 4 * torch.finfo(out.dtype).eps, error
-    torch.testing.assert_close(lse.double()[seen], exact_lse[seen], rtol=2e-6, atol=2e-6)
+        theirs, their_lse = plain(case, wanted[3:5], rows)
+        rounding = 2**-22
+        allowed = [
+            2 * (theirs.double() - exact).abs().max() + size * rounding,
+            2 * (their_lse.double() - exact_lse)[seen].abs().max() + lse_size * rounding,
+        ]
+    errors = [(out.double() - exact).abs().max(), (lse.double() - exact_lse)[seen].abs().max()]
+    assert errors[0] <= allowed[0] and errors[1] <= allowed[1], (errors, allowed)
     return out, lse

@@ -50,8 +50,8 @@ struct AttentionKernels {
                 const AttentionState& next);
   // `count` elements as float32.
   void (*widen)(const void* from, DType dtype, std::int32_t count, float* to);
-  // from * factor in another dtype.
-  void (*narrow)(const float* from, float factor, std::int32_t count, DType dtype, void* to);
+  // from / divisor in another dtype.
+  void (*narrow)(const float* from, float divisor, std::int32_t count, DType dtype, void* to);
 };
 
 namespace isa_base {

@@ -214,15 +214,15 @@ void widen(const void* from, DType dtype, int count, float* to) {
 }
 
 template <typename T>
-void narrow_as(const float* from, float factor, int count, void* to) {
+void narrow_as(const float* from, float divisor, int count, void* to) {
 #pragma omp simd
-  for (int i = 0; i < count; ++i) narrow(from[i] * factor, static_cast<T*>(to)[i]);
+  for (int i = 0; i < count; ++i) narrow(from[i] / divisor, static_cast<T*>(to)[i]);
 }
 
-void narrow_row(const float* from, float factor, int count, DType dtype, void* to) {
-  if (dtype == DType::kFloat32) return narrow_as<float>(from, factor, count, to);
-  if (dtype == DType::kBFloat16) return narrow_as<BFloat16>(from, factor, count, to);
-  narrow_as<Float16>(from, factor, count, to);
+void narrow_row(const float* from, float divisor, int count, DType dtype, void* to) {
+  if (dtype == DType::kFloat32) return narrow_as<float>(from, divisor, count, to);
+  if (dtype == DType::kBFloat16) return narrow_as<BFloat16>(from, divisor, count, to);
+  narrow_as<Float16>(from, divisor, count, to);
 }
 
 }  // namespace

@@ -49,8 +49,7 @@ void write_row(const TreeAttentionParams& params, int batch_idx, int token, int 
   if (acc == nullptr) {
     std::memset(out, 0, params.head_dim * element_size(params.dtype));
   } else {
-    attention_kernels().narrow(acc, sum == 0.0f ? 0.0f : 1.0f / sum, params.head_dim, params.dtype,
-                               out);
+    attention_kernels().narrow(acc, sum == 0.0f ? 1.0f : sum, params.head_dim, params.dtype, out);
     lse = static_cast<float>((std::log2(static_cast<double>(sum)) + reference) * kLn2);
   }
   if (params.lse == nullptr) return;
