@@ -35,6 +35,10 @@ struct AttentionBlock {
   const float* const* keys;
   const float* const* values;
   std::int32_t count;
+  // Rows of `ahead_bytes` that come to the second-level cache meanwhile.
+  const char* const* ahead = nullptr;
+  std::int32_t ahead_count = 0;
+  std::int32_t ahead_bytes = 0;
 };
 
 struct AttentionKernels {
@@ -46,8 +50,8 @@ struct AttentionKernels {
                 const AttentionState& next);
   // `count` elements as float32.
   void (*widen)(const void* from, DType dtype, std::int32_t count, float* to);
-  // from * factor in another dtype.
-  void (*narrow)(const float* from, float factor, std::int32_t count, DType dtype, void* to);
+  // from / divisor in another dtype.
+  void (*narrow)(const float* from, float divisor, std::int32_t count, DType dtype, void* to);
 };
 
 namespace isa_base {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tokens of one batch row and key head that are computed together, and what they attend to.
+// The tokens and key heads of one batch row that are computed together, and what they attend to.
 #pragma once
 
 #include <cstdint>
@@ -19,29 +19,34 @@ inline float* grow(std::vector<float>& memory, std::int64_t size) {
 struct AttentionTile {
   const TreeAttentionParams& params;
   const AttentionRow& row;
-  int batch_idx, head;          // head of the keys
+  int batch_idx;
+  int first_head, num_heads;    // of the keys
   int first_token, num_tokens;  // none beyond the row's count
-  AttentionQueries queries;     // num_tokens * group() rows
 
   int group() const { return params.num_heads / params.num_kv_heads; }
+  // Query rows: head after head, token after token, query head after query head.
+  int row_of(int head_idx, int token) const { return (head_idx * num_tokens + token) * group(); }
+  int num_rows() const { return row_of(num_heads, 0); }
   std::int64_t first_seen_by(int token) const {
     return first_seen(row.context + row.depth[first_token + token], params.window);
   }
-  // Floats that a state takes.
-  std::int64_t state_size() const { return std::int64_t{queries.rows} * (queries.dim + 2); }
+  // Floats that a state of all rows takes.
+  std::int64_t state_size() const { return std::int64_t{num_rows()} * (params.head_dim + 2); }
   AttentionState state_in(float* memory) const {
-    return {memory, memory + queries.rows, memory + 2 * queries.rows};
+    return {memory, memory + num_rows(), memory + 2 * num_rows()};
   }
   void clear(const AttentionState& state) const;
 
   // Starts a state with the cache positions [begin, end).
-  void attend_cache(std::int64_t begin, std::int64_t end, const AttentionState& state) const;
+  void attend_cache(const float* queries, std::int64_t begin, std::int64_t end,
+                    const AttentionState& state) const;
   // Adds the new tokens to it: to each its ancestors and itself.
-  void attend_tree(const AttentionState& state) const;
+  void attend_tree(const float* queries, const AttentionState& state) const;
 
  private:
-  void attend_token(int token, const AttentionBlock& block, const AttentionState& state,
-                    float* scores) const;
+  // `count` rows from `first` on meet a block.
+  void attend_rows(const float* queries, int first, int count, const AttentionBlock& block,
+                   const AttentionState& state, float* scores) const;
 };
 
 }  // namespace via::cpu

@@ -134,6 +134,17 @@ VIA_HD void add_all_values(const AttentionBlock& block, const float* weights, co
   }
 }
 
+// The part of `ahead` that goes with keys [begin, end): at once they would overrun the processor.
+VIA_HD void fetch_ahead(const AttentionBlock& block, int begin, int end) {
+  constexpr int kLineBytes = 64;
+  const int last = end < block.count ? block.ahead_count * end / block.count : block.ahead_count;
+  for (int i = block.ahead_count * begin / block.count; i < last; ++i) {
+    for (int byte = 0; byte < block.ahead_bytes; byte += kLineBytes) {
+      __builtin_prefetch(block.ahead[i] + byte, 0, 2);
+    }
+  }
+}
+
 void attend(const AttentionQueries& queries, const AttentionBlock& block,
             const AttentionState& state, float* scores) {
   const int dim = queries.dim;
@@ -141,12 +152,14 @@ void attend(const AttentionQueries& queries, const AttentionBlock& block,
   int row = 0;
   for (; kQuads > 1 && row + kQuads <= rows; row += kQuads) {
     for (int j = 0; j < block.count; j += 4) {
+      if (row == 0) fetch_ahead(block, j, j + 4);
       dot_rows(queries.data + row * dim, dim, block.keys + j, scores + row * kAttentionBlock + j,
                kAttentionBlock);
     }
   }
   for (; row < rows; ++row) {
     for (int j = 0; j < block.count; j += kVectorLanes) {
+      if (row == 0) fetch_ahead(block, j, j + kVectorLanes);
       dot_keys(queries.data + row * dim, dim, block.keys + j, scores + row * kAttentionBlock + j);
     }
   }
@@ -201,15 +214,15 @@ void widen(const void* from, DType dtype, int count, float* to) {
 }
 
 template <typename T>
-void narrow_as(const float* from, float factor, int count, void* to) {
+void narrow_as(const float* from, float divisor, int count, void* to) {
 #pragma omp simd
-  for (int i = 0; i < count; ++i) narrow(from[i] * factor, static_cast<T*>(to)[i]);
+  for (int i = 0; i < count; ++i) narrow(from[i] / divisor, static_cast<T*>(to)[i]);
 }
 
-void narrow_row(const float* from, float factor, int count, DType dtype, void* to) {
-  if (dtype == DType::kFloat32) return narrow_as<float>(from, factor, count, to);
-  if (dtype == DType::kBFloat16) return narrow_as<BFloat16>(from, factor, count, to);
-  narrow_as<Float16>(from, factor, count, to);
+void narrow_row(const float* from, float divisor, int count, DType dtype, void* to) {
+  if (dtype == DType::kFloat32) return narrow_as<float>(from, divisor, count, to);
+  if (dtype == DType::kBFloat16) return narrow_as<BFloat16>(from, divisor, count, to);
+  narrow_as<Float16>(from, divisor, count, to);
 }
 
 }  // namespace

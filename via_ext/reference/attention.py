@@ -89,8 +89,7 @@ def tree_attention(
             value_cache[row.places[row.context - row.first + i]] = value[b, i]
         for i in range(count):
             seen = _seen(row, i, window)
-            keys = torch.stack([key_cache[place] for place in seen]).double()
-            values = torch.stack([value_cache[place] for place in seen]).double()
+            keys, values = key_cache[seen].double(), value_cache[seen].double()
             for head in range(num_heads):
                 kv_head = head // (num_heads // key.shape[2])
                 scores = factor * (keys[:, kv_head] @ query[b, i, head].double())
@@ -138,10 +137,11 @@ def _read_row(
     return _Row(context, depths, paths, places, first)
 
 
-def _seen(row: _Row, i: int, window: int | None) -> list[Place]:
-    """Where the keys stand that token i sees."""
+def _seen(row: _Row, i: int, window: int | None) -> tuple[list[int], list[int]]:
+    """Where the keys stand that token i sees: an index into a cache, [n, Hkv, D]."""
     own = row.context + row.depths[i]
     after = -1 if window is None else own - window
     cached = [p for p in range(row.first, row.context) if p > after]
     new = [row.context + j for j in row.paths[i] if row.context + row.depths[j] > after]
-    return [row.places[position - row.first] for position in cached + new]
+    places = [row.places[position - row.first] for position in cached + new]
+    return [block for block, _ in places], [slot for _, slot in places]
