@@ -66,7 +66,6 @@ def check_supported(model: Any, role: str = "target") -> None:
         raise ValueError(
             f"Decoder: {role} must be on one device, got a model dispatched by accelerate"
         )
-    device = next(model.parameters()).device
     for name, weight in model.named_parameters():
         # By name: importing DTensor would load torch.distributed.
         kinds = {kind.__name__ for kind in type(weight).__mro__}
@@ -78,10 +77,10 @@ def check_supported(model: Any, role: str = "target") -> None:
                 f"Decoder: {role} must be on the CPU or a CUDA device, got {name} on "
                 f"{weight.device}"
             )
-        if weight.device != device:
+        if weight.device != (first := next(model.parameters()).device):
             raise ValueError(
                 f"Decoder: {role} must be on one device, got {name} on {weight.device} beside "
-                f"{device}"
+                f"{first}"
             )
 
 
