@@ -83,7 +83,13 @@ def layer_view(model: _Module, layers: Sequence[KeptLayer]) -> _Module:
     Returns:
         A model of the same class; `.generate()` works on it.
     """
-    full_config: Any = model.config
+    full: Any = model
+    full_config = full.config
+    # A model that is a view itself lacks what it skips.
+    layers = [
+        layer._replace(attention=layer.attention and not _skips_attention(full, layer.layer_idx))
+        for layer in layers
+    ]
     config = copy.deepcopy(full_config)
     config.num_hidden_layers = len(layers)
     if mask_by_layer_type(full_config):
@@ -104,7 +110,7 @@ def layer_view(model: _Module, layers: Sequence[KeptLayer]) -> _Module:
         unused = []
         if layer.attention:
             block.self_attn = shallow_copy(block.self_attn)
-            block.self_attn.full_layer_idx = block.self_attn.layer_idx
+            block.self_attn.full_layer_idx = layer.layer_idx
             block.self_attn.layer_idx = slot
         else:
             block.self_attn = _SkippedAttention()
@@ -119,6 +125,10 @@ def layer_view(model: _Module, layers: Sequence[KeptLayer]) -> _Module:
     if hasattr(view.model, "has_sliding_layers"):
         view.model.has_sliding_layers = "sliding_attention" in config.layer_types
     return view  # type: ignore[no-any-return]
+
+
+def _skips_attention(model: Any, layer_idx: int) -> bool:
+    return isinstance(model.model.layers[layer_idx].self_attn, _SkippedAttention)
 
 
 def _layer_types(full_types: Sequence[str], layers: Sequence[KeptLayer]) -> list[str]:
