@@ -31,7 +31,7 @@ def on_meta(*shape: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def meta_attention(query: torch.Tensor, *_: Any, return_lse: bool, **__: Any) -> Any:
+def meta_attention(query: torch.Tensor, *_: Any, return_lse: bool = False, **__: Any) -> Any:
     """Shapes of `ops.tree_attention`, which refuses tensors without memory."""
     out = torch.empty_like(query)
     return (out, out[..., 0].float()) if return_lse else out

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +13,15 @@ from tests.device_rules import DeviceOnly, meta_attention, meta_sample, on_meta
 from tests.models import VOCAB_SIZE, random_model
 from via_ext import ops
 from via_ext.config import ViaConfig
-from via_ext.drafters import ModelDrafter
+from via_ext.drafters import ModelDrafter, SlimDrafter
 from via_ext.drafters.device import DeviceDrafter
+from via_ext.drafters.vocabulary import DraftVocabulary
+from via_ext.engines.torch import feed
+from via_ext.models.arena import KVArena
+from via_ext.models.attention import tree_arena
+from via_ext.models.passes import LayerPass
+from via_ext.models.view import KeptLayer, route_layers
+from via_ext.route import SlimRoute
 from via_ext.tree import Tree
 
 GREEDY = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
@@ -126,6 +134,64 @@ def test_too_many_pending_tokens_are_caught_up_later():
     check_same(host, device, WIDE, keys)
 
 
+@pytest.mark.parametrize("own_inputs", [True, False], ids=["own inputs", "small head"])
+@pytest.mark.parametrize("tree", [Tree.chain(3), CROOKED], ids=["chain", "tree"])
+def test_reduced_vocabulary(tree, own_inputs):
+    """Ids go out as the target's; those that the drafter lacks are fed as another."""
+    kept = [(7 * index) % VOCAB_SIZE for index in range(64)] + [7]
+    model = random_model("mistral", vocab_size=len(kept) if own_inputs else VOCAB_SIZE)
+    model.lm_head = torch.nn.Linear(32, len(kept), bias=False)
+    torch.nn.init.normal_(model.lm_head.weight)
+    vocabulary = DraftVocabulary(model, kept)
+    vocabulary.fit(VOCAB_SIZE)
+    host = ModelDrafter(model, draft_to_target=kept)
+    host.configure(ViaConfig(**SAMPLED), VOCAB_SIZE)
+    prompts = torch.randint(VOCAB_SIZE, (3, 9))
+    host.prefill(prompts, None)
+    device = DeviceDrafter(model, tree, 3, CAPACITY, filters=SAMPLED, vocabulary=vocabulary)
+    device.prefill(prompts, torch.tensor([9, 9, 9]))
+    rng = random.Random(3)
+    for step in range(5):
+        draft = check_same(host, device, tree, torch.full((3,), step))
+        assert all(token in kept for token in draft.flatten().tolist())
+        tokens, counts = emitted(draft, tree, rng)
+        for drafter in (host, device):
+            drafter.commit(tokens, counts)
+
+
+@pytest.mark.parametrize("tree", [Tree.chain(3), CROOKED], ids=["chain", "tree"])
+def test_equals_the_slim_drafter(tree):
+    """Both draft in an arena that the full model has filled up to the last token."""
+    model = random_model("qwen2")
+    route = SlimRoute((True, False, True, True), (True, True, False, True))
+    arenas = KVArena(model, 3, CAPACITY), tree_arena(model, 3, CAPACITY)
+    full = LayerPass(model, [KeptLayer(index) for index in range(4)])
+    prompts = [torch.randint(VOCAB_SIZE, (n,)).tolist() for n in LENGTHS]
+    padded = torch.tensor([prompt + [0] * (14 - len(prompt)) for prompt in prompts])
+    lengths = torch.tensor(LENGTHS)
+    host = SlimDrafter()
+    host.connect(SimpleNamespace(target=model, arena=arenas[0]), route, None)
+    host.configure(ViaConfig(**SAMPLED), VOCAB_SIZE)
+    host.prefill(padded, (torch.arange(14) < lengths[:, None]).long())
+    options = {"layers": route_layers(route), "arena": arenas[1]}
+    device = DeviceDrafter(model, tree, 3, CAPACITY - 9, filters=SAMPLED, **options)
+    device.prefill(padded, lengths)
+    rng = random.Random(4)
+    for step in range(6):
+        for arena in arenas:
+            feed(full, arena, [0, 1, 2], [tokens[:-1] for tokens in prompts])
+        draft = check_same(host, device, tree, torch.full((3,), step))
+        if step == 3:
+            prompts = [tokens[:-2] if len(tokens) > 4 else tokens for tokens in prompts]
+            for drafter in (host, device):
+                drafter.rollback(torch.tensor([len(tokens) for tokens in prompts]))
+        tokens, counts = emitted(draft, tree, rng)
+        for drafter in (host, device):
+            drafter.commit(tokens, counts)
+        for text, new, count in zip(prompts, tokens.tolist(), counts.tolist(), strict=True):
+            text += new[:count]
+
+
 def test_proposals_are_static():
     """The same tensors every time, through one key of the runner."""
     _, device = pair(Tree.chain(3), SAMPLED)
@@ -155,7 +221,6 @@ def test_the_host_reads_nothing(tree, monkeypatch):
     """Nor does it make a tensor, once a drafter exists."""
     monkeypatch.setattr(ops, "tree_attention", meta_attention)
     monkeypatch.setattr(ops, "draft_sample", meta_sample)
-    monkeypatch.setattr("via_ext.drafters.device.check_supported", lambda *_: None)
     model = random_model("llama", num_layers=2).to("meta")
     drafter = DeviceDrafter(model, tree, 3, CAPACITY, filters=SAMPLED)
     keys, tokens = on_meta(3), on_meta(3, 4)

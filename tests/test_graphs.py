@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -142,6 +144,75 @@ def test_graphs_keep_what_they_use_until_closed(runner):
     other, body = counting()
     graphs.run("step", body)
     assert other == 1 and graphs.captures == 2
+
+
+class FakeCuda:
+    """torch.cuda's streams and recordings as a list of what happened."""
+
+    def __init__(self, monkeypatch, *, failing=False):
+        self.log, self.current, self.failing = [], "main", failing
+        self.signature = inspect.signature(torch.cuda.graph.__init__)
+        names = ("Stream", "current_stream", "stream", "set_stream", "graph", "graph_pool_handle")
+        for name in names:
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=self.replay))
+        monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+
+    def Stream(self):
+        return SimpleNamespace(wait_stream=lambda _: self.log.append("side waits"), name="side")
+
+    def current_stream(self):
+        def wait_stream(_):
+            self.log.append(f"{self.current} waits")
+
+        return SimpleNamespace(wait_stream=wait_stream, name=self.current)
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        before, self.current = self.current, stream.name
+        yield
+        self.current = before
+
+    def set_stream(self, stream):
+        self.current = stream.name
+
+    @contextlib.contextmanager
+    def graph(self, *args, **options):
+        bound = self.signature.bind(None, *args, **options).arguments
+        self.log.append(f"record in {bound['pool']}")
+        self.current = bound["stream"].name
+        yield
+        if self.failing:
+            raise RuntimeError("capture invalidated")
+        self.current = "main"
+
+    def graph_pool_handle(self):
+        pools = sum(entry.startswith("pool") for entry in self.log)
+        self.log.append(f"pool {pools}")
+        return f"pool {pools}"
+
+    def replay(self):
+        self.log.append(f"replay on {self.current}")
+
+
+def test_warm_up_and_recording_on_a_side_stream(monkeypatch):
+    cuda = FakeCuda(monkeypatch)
+    runner = GraphRunner("cuda")
+    for key in "aab":
+        runner.run(key, lambda: cuda.log.append(f"body on {cuda.current}"))
+    first = ["side waits", "body on side", "main waits", "record in pool 0", "body on side"]
+    assert cuda.log == ["pool 0", *first, "replay on main", *first]
+    assert cuda.current == "main" and counts(runner) == (2, 1, 2)
+
+
+def test_a_failed_recording_leaves_the_stream_and_takes_another_pool(monkeypatch):
+    cuda = FakeCuda(monkeypatch, failing=True)
+    runner = GraphRunner("cuda", fallback=True)
+    runner.run("a", lambda: None)
+    assert cuda.current == "main" and "capture invalidated" in runner.failed["a"]
+    cuda.failing = False
+    runner.run("b", lambda: None)
+    assert cuda.log[-1] == "record in pool 1" and counts(runner) == (1, 0, 2)
 
 
 def test_decision_word_is_a_copy():

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -37,8 +39,13 @@ def _zero_skipped(
                 )
             )
         if not mlp:
-            handles.append(layer.mlp.register_forward_hook(lambda _m, _i, out: out * 0))
+            handles.append(layer.mlp.register_forward_hook(_zero_output))
     return handles
+
+
+def _zero_output(_module: torch.nn.Module, _inputs: Any, output: Any) -> Any:
+    # The MLP of gpt_oss returns its router's scores too.
+    return (output[0] * 0, *output[1:]) if isinstance(output, tuple) else output * 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -68,7 +75,7 @@ def test_slim_view_shares_every_weight(family: str) -> None:
     assert all(parameter.data_ptr() in own for parameter in view.parameters())
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("route", ROUTES)
 def test_slim_view_generates_alone(family: str, route: SlimRoute) -> None:
     """With a cache and without one, also where the first layer's attention is skipped."""
@@ -112,6 +119,8 @@ def _layers(first: int, last: int) -> list[KeptLayer]:
 def test_resumed_tree_pass_equals_the_model_from_scratch(family: str, attention: str) -> None:
     """Prefill, slim pass over a ragged backlog, then the tail resumed from saved hidden rows."""
     model = random_model(family)
+    if attention == "sdpa" and not model._supports_sdpa:
+        pytest.skip(f"{family} runs eager attention only")
     model.set_attn_implementation(attention)
     route = ROUTES[0]
     shared = route.shared_prefix

@@ -11,6 +11,7 @@ import torch
 
 from via_ext.config import ViaConfig
 from via_ext.drafters import Drafter
+from via_ext.drafters.connect import make_drafter, verifier_route
 from via_ext.engines.request import resolve_eos
 from via_ext.engines.session import Session
 from via_ext.engines.torch import TorchEngine
@@ -45,10 +46,11 @@ class Decoder:
             target: a supported `transformers` causal language model.
             drafter: a `Drafter`, a `transformers` model (becomes a `ModelDrafter`), or None to
                 decode without drafts.
-            route: the slim verifier; None or `SlimRoute.full` = two tiers.
+            route: the slim verifier, or what a `SlimDrafter` drafts with; None or
+                `SlimRoute.full` = two tiers.
             config: mode, thresholds, sampling, lengths; default `ViaConfig()`.
             engine: "auto" or "torch".
-            tokenizer: needed for `stop_strings`.
+            tokenizer: needed for `stop_strings`; compared with a drafter's own.
 
         Raises:
             TypeError: an argument has the wrong type.
@@ -63,9 +65,13 @@ class Decoder:
             raise TypeError(f"Decoder: route must be a SlimRoute, got {type(route).__name__}")
         if self.config.stop_strings and tokenizer is None:
             raise ValueError("Decoder: tokenizer must be given with stop_strings, got None")
-        self._engine = TorchEngine(target, route)
+        self._engine = TorchEngine(target, verifier_route(drafter, route))
         self._target = target
-        self._drafter = self._make_drafter(drafter)
+        self._drafter = make_drafter(drafter, self._engine, route, tokenizer)
+        # Built-in drafters follow the decoder's sampling settings and vocabulary.
+        configure = getattr(self._drafter, "configure", None)
+        if configure is not None:
+            configure(self.config, target.config.vocab_size)
         self._tokenizer = tokenizer
         self._eos = resolve_eos(self.config, target)
         vocab_size = target.config.vocab_size
@@ -73,21 +79,6 @@ class Decoder:
             raise ValueError(f"Decoder: eos_token_id must be in [0, {vocab_size}), got {self._eos}")
         self._session: Session | None = None
         self._past_seconds = (0.0, 0.0)  # of the runs before the present one: steps, forwards
-
-    def _make_drafter(self, drafter: Any) -> Drafter | None:
-        if isinstance(drafter, torch.nn.Module):
-            from via_ext.drafters.model import ModelDrafter
-
-            drafter = ModelDrafter(drafter)
-        if drafter is not None and not isinstance(drafter, Drafter):
-            raise TypeError(
-                f"Decoder: drafter must be a Drafter, a model or None, got {type(drafter).__name__}"
-            )
-        # Built-in drafters follow the decoder's sampling settings and vocabulary.
-        configure = getattr(drafter, "configure", None)
-        if configure is not None:
-            configure(self.config, self._target.config.vocab_size)
-        return drafter
 
     @property
     def step_seconds(self) -> float:

@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from via_ext.drafters.model import _levels
+from via_ext.drafters.levels import tree_levels
 from via_ext.tree import Tree
 
 
-class Level(NamedTuple):
-    """What one level of a tree needs, as tensors.
+class DeviceLevel(NamedTuple):
+    """What one level of a tree needs.
 
     Attributes:
-        known: [M] nodes down to this level, parents first; empty above the first level.
+        known: [M] nodes down to this level, parents first; empty for the root's.
         parents: [M] their parents among the known ones.
         depths: [M] below the first level's.
         rows: [1, R] this level's places among the known nodes.
@@ -33,31 +33,37 @@ class Level(NamedTuple):
     sources: torch.Tensor
 
 
-def level_tensors(tree: Tree, vocab_size: int, device: torch.device) -> list[Level]:
-    """The levels above the leaves, the root's first."""
+def device_levels(tree: Tree, vocab_size: int, device: torch.device) -> list[DeviceLevel]:
+    """The levels above the leaves, the root's first.
+
+    Args:
+        tree: the shape.
+        vocab_size: of the drafter's logits; a node has no more children than that.
+        device: where the tensors are made.
+    """
 
     def tensor(values: Any) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int64, device=device)
 
     levels = []
-    for level in _levels(tree):
+    for level in tree_levels(tree):
         known = len(level.known)
-        count = min(level.max_children, vocab_size)
+        candidates = min(level.max_children, vocab_size)
         columns: list[int] = []
         sources: list[int] = []
         for parent, children in level.children:
-            used = children[:count]
+            used = children[:candidates]
             columns += used
-            sources += range(parent * count, parent * count + len(used))
+            sources += range(parent * candidates, parent * candidates + len(used))
         levels.append(
-            Level(
-                tensor(level.known),
-                tensor(level.shape.parents),
-                tensor([depth - 1 for depth in level.shape.depths]),
-                tensor([range(known - level.num_parents, known)]),
-                count,
-                tensor(columns),
-                tensor(sources),
+            DeviceLevel(
+                known=tensor(level.known),
+                parents=tensor(level.shape.parents),
+                depths=tensor([depth - 1 for depth in level.shape.depths]),
+                rows=tensor([range(known - level.num_parents, known)]),
+                candidates=candidates,
+                columns=tensor(columns),
+                sources=tensor(sources),
             )
         )
     return levels

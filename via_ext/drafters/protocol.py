@@ -21,12 +21,16 @@ class DraftTokens(NamedTuple):
             Legal only if each token was drawn from its row given the tokens before it, and whether
             a node exists depends on nothing but its ancestors and earlier siblings. Top-k children
             and drafts cut by confidence return None, which is exact for any proposal.
+        draft_to_target: [V_draft] int64, the target id of each column of `probs`, which then has
+            V_draft columns (a reduced drafter vocabulary); all in the target's vocabulary, two
+            columns of one id add up. None = target ids. `token_ids` are target ids always.
     """
 
     token_ids: torch.Tensor
     parents: torch.Tensor | None = None
     num_nodes: torch.Tensor | None = None
     probs: torch.Tensor | None = None
+    draft_to_target: torch.Tensor | None = None
 
 
 @runtime_checkable

@@ -20,11 +20,13 @@ class Draft(NamedTuple):
         tokens: node tokens, -1 = no node.
         tree: shape; a chain or a tree in which parents come first.
         probs: [1, N, V] the distribution each node was drawn from, None = one-hot.
+        draft_to_target: [V_draft] ids of the columns of `probs`, None = all V.
     """
 
     tokens: list[int]
     tree: Tree
     probs: torch.Tensor | None
+    draft_to_target: torch.Tensor | None = None
 
     @property
     def parents(self) -> torch.Tensor | None:
@@ -81,6 +83,14 @@ def split_drafts(
             f"drafter: probs must have shape [{batch}, {width}, V], "
             f"got {list(proposal.probs.shape)}"
         )
+    id_map = proposal.draft_to_target
+    if id_map is not None and proposal.probs is not None:
+        columns = proposal.probs.shape[2:]
+        if id_map.shape != columns:
+            raise ValueError(
+                f"drafter: draft_to_target must have shape {list(columns)}, one id per column of "
+                f"probs, got {list(id_map.shape)}"
+            )
     counts = [width] * batch if proposal.num_nodes is None else proposal.num_nodes.tolist()
     shapes = _shapes(proposal, tree, batch, width)
     drafts = []
@@ -90,7 +100,7 @@ def split_drafts(
         while count > 0 and shape.depths[count - 1] > depth_limits[row]:
             count -= 1
         probs = None if proposal.probs is None else proposal.probs[row : row + 1, :count]
-        drafts.append(Draft(tokens[:count], _subtree(shape, count), probs))
+        drafts.append(Draft(tokens[:count], _subtree(shape, count), probs, id_map))
     return drafts
 
 

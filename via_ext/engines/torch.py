@@ -25,6 +25,10 @@ class TorchEngine:
     With a route: `slim` runs the slim verifier and keeps the hidden states at the end of the shared
     prefix; `tail` resumes from those and runs all layers after the prefix; `prefix` makes them
     where no slim pass ran. Without one only `full` exists.
+
+    Attributes:
+        target: the model.
+        arena: of the latest session, for a drafter that shares it.
     """
 
     def __init__(self, target: Any, route: SlimRoute | None) -> None:
@@ -40,6 +44,7 @@ class TorchEngine:
         check_supported(target)
         self.target = target
         self.route = route
+        self.arena: KVArena | None = None
         config = target.config
         layers = [KeptLayer(index) for index in range(config.num_hidden_layers)]
         self.full = LayerPass(target, layers)
@@ -95,7 +100,7 @@ class Verifier:
         """Allocates the arena; with a slim verifier also the hidden rows."""
         self._engine = engine
         self._vocab_size: int = engine.target.config.vocab_size
-        self.arena = KVArena(engine.target, rows, capacity)
+        self.arena = engine.arena = KVArena(engine.target, rows, capacity)
         self.hidden: torch.Tensor | None = None
         if engine.slim is not None:
             parameter = next(engine.target.parameters())

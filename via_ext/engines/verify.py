@@ -91,8 +91,10 @@ class VerifyCalls:
             if config.draft_threshold is not None and draft.probs is not None:
                 extra["draft_threshold"] = config.draft_threshold
                 extra["draft_probs"] = draft.probs
+                extra["draft_to_target"] = draft.draft_to_target
         elif rule == "sample":
             extra["draft_probs"] = draft.probs
+            extra["draft_to_target"] = draft.draft_to_target
         return self.chain(request, draft.tokens, logits, rule, [0, *draft.tree.depths], **extra)
 
 

@@ -94,23 +94,21 @@ def tree_attention_forward(
     parts = [query, key, value]
     if missing:
         parts = [torch.nn.functional.pad(part, (0, missing)) for part in parts]
-    out: Any = ops.tree_attention(
-        *(part.transpose(1, 2) for part in parts),
-        keys,
-        values,
-        new_tokens.context_lens,
-        parents=new_tokens.parents,
-        num_tokens=new_tokens.num_tokens,
-        scale=scaling,
-        softcap=softcap,
-        window=new_tokens.windows[layer],
-        return_lse=s_aux is not None,
-    )
-    if s_aux is not None:
-        out, lse = out
-        # exp(lse) / (exp(lse) + exp(sink)): what is left of the softmax beside the sink.
-        out = out * torch.sigmoid(lse - s_aux)[..., None].to(out.dtype)
-    return out[..., :size], None
+    query, key, value = (part.transpose(1, 2) for part in parts)
+    options: dict[str, Any] = {
+        "parents": new_tokens.parents,
+        "num_tokens": new_tokens.num_tokens,
+        "scale": scaling,
+        "softcap": softcap,
+        "window": new_tokens.windows[layer],
+    }
+    inputs = (query, key, value, keys, values, new_tokens.context_lens)
+    if s_aux is None:
+        return ops.tree_attention(*inputs, **options)[..., :size], None
+    out, lse = ops.tree_attention(*inputs, **options, return_lse=True)
+    # exp(lse) / (exp(lse) + exp(sink)): what is left of the softmax beside the sink.
+    share = torch.sigmoid(lse - s_aux)[..., None]
+    return (out * share.to(out.dtype))[..., :size], None
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

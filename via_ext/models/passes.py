@@ -15,7 +15,7 @@ import torch
 
 from via_ext.models.arena import ArenaCache, KVArena
 from via_ext.models.families import layer_windows, mask_by_layer_type
-from via_ext.models.view import KeptLayer, layer_view
+from via_ext.models.view import KeptLayer, arena_layers, layer_view
 
 
 class TokenBlock(NamedTuple):
@@ -73,7 +73,7 @@ class LayerPass:
         """
         self._view: Any = layer_view(model, layers)
         self._embed = model.get_input_embeddings()
-        self._slots = [layer.layer_idx for layer in layers if layer.attention]
+        self._slots = arena_layers(self._view)
         self._windows = layer_windows(model.config)
         self._by_type = mask_by_layer_type(model.config)
         self._additive = model.config._attn_implementation == "eager"

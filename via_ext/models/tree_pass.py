@@ -68,7 +68,7 @@ class TreePass:
         self._head = view.lm_head = _RowHead(view.lm_head)
         self._view = view
         self._embed = model.get_input_embeddings()
-        self._vocab_size: int = model.config.vocab_size
+        self._num_ids: int = self._embed.num_embeddings
         self._windows = layer_windows(model.config)
         # A mask of four dimensions is taken as it is, so that transformers makes none.
         device = next(model.parameters()).device
@@ -104,7 +104,7 @@ class TreePass:
 
         Args:
             arena: KV of the session, from `tree_arena`, with B rows.
-            token_ids: [B, M] int64, ids outside the vocabulary count as 0; or
+            token_ids: [B, M] int64, ids outside the embedding count as 0; or
             hidden: [B, M, hidden_size], the input of this part's first layer.
             context_lens: [B] int32 or int64, positions before the new tokens.
             depths: [M] or [B, M] int64; a token's text position is context_lens + depth.
@@ -120,7 +120,7 @@ class TreePass:
             Logits [B, R, V] or [B, M, V], None unless wanted.
         """
         if token_ids is not None:
-            unknown = (token_ids < 0) | (token_ids >= self._vocab_size)
+            unknown = (token_ids < 0) | (token_ids >= self._num_ids)
             hidden = self._embed(token_ids.masked_fill(unknown, 0))
         if self._capture_embeddings:
             self.hidden = hidden

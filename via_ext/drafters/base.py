@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `ModelDrafter` and `SlimDrafter` share: drafting with a model's pass over a KV arena."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from via_ext import ops
+from via_ext.config import ViaConfig
+from via_ext.drafters.levels import tree_levels, tree_parents
+from via_ext.drafters.protocol import DraftTokens
+from via_ext.drafters.vocabulary import DraftVocabulary
+from via_ext.engines.draft import Draft, make_block
+from via_ext.engines.torch import feed
+from via_ext.models.arena import KVArena
+from via_ext.models.passes import LayerPass, chain_block
+from via_ext.tree import Tree
+
+
+class PassDrafter:
+    """Drafts with a `LayerPass`: a sampled chain, or a tree of the most likely tokens.
+
+    A chain is drawn token by token from the model's own filtered distribution, which is returned
+    with it (`probs`); greedy chains are one-hot. A tree takes the most likely children of every
+    node and is one-hot: exact for any tree. Draws come from the drafter's own random stream.
+
+    Subclasses set `_pass`, `_arena` and `_vocabulary` before the first `propose`.
+    """
+
+    _pass: LayerPass
+    _arena: KVArena
+    _vocabulary: DraftVocabulary
+
+    def __init__(self, temperature: float | None) -> None:
+        """Starts without rows.
+
+        Args:
+            temperature: of the draft distribution, None = the decoder's.
+        """
+        self._own_temperature = temperature
+        self._filters: dict[str, Any] = {"temperature": temperature or 0.0}
+        self._tokens: list[list[int]] = []
+        self._cached: list[int] = []
+        self._drafted: list[list[int]] = []
+
+    def configure(self, config: ViaConfig, vocab_size: int) -> None:
+        """Takes over a decoder's sampling settings.
+
+        Args:
+            config: gives temperature and filters.
+            vocab_size: of the target.
+
+        Raises:
+            ValueError: the drafter's vocabulary does not fit.
+        """
+        self._vocabulary.fit(vocab_size)
+        own = self._own_temperature
+        self._filters = {
+            "temperature": config.temperature if own is None else own,
+            "top_k": config.top_k,
+            "top_p": config.top_p,
+            "min_p": config.min_p,
+        }
+
+    def prefill(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
+        """Starts a batch; see `Drafter.prefill`. The prompt is run with the first proposal."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        rows = zip(input_ids, mask.bool(), strict=True)
+        self._tokens = [ids[keep].tolist() for ids, keep in rows]
+        self._cached = [0] * len(self._tokens)
+        self._drafted = [[] for _ in self._tokens]
+
+    def propose(self, tree: Tree, seed: torch.Tensor, position: torch.Tensor) -> DraftTokens:
+        """Drafts below each row's last token; see `Drafter.propose`."""
+        needed = max(map(len, self._tokens)) + tree.num_nodes + 1
+        if needed > self._arena.capacity:
+            self._arena.grow(max(needed, 2 * self._arena.capacity))
+        logits = self._catch_up()
+        if tree.is_chain:
+            return self._chain(tree, logits, seed, position)
+        return self._tree(tree, logits)
+
+    def _catch_up(self) -> torch.Tensor:
+        """Runs the tokens without KV; returns logits after each row's last token, [B, V]."""
+        rows = list(range(len(self._tokens)))
+        inputs = self._vocabulary.inputs
+        if all(cached == 0 for cached in self._cached):
+            feed(self._pass, self._arena, rows, [inputs(tokens[:-1]) for tokens in self._tokens])
+            self._cached = [len(tokens) - 1 for tokens in self._tokens]
+        pending = [inputs(t[cached:]) for t, cached in zip(self._tokens, self._cached, strict=True)]
+        width = max(map(len, pending))
+        ids = torch.tensor([tokens + [0] * (width - len(tokens)) for tokens in pending])
+        shortest = min(map(len, pending))
+        block = chain_block(rows, list(self._cached), width)
+        logits = self._pass(self._arena, block, token_ids=ids, num_logits=width - shortest + 1)
+        assert logits is not None
+        self._cached = [len(tokens) for tokens in self._tokens]
+        last = [len(tokens) - shortest for tokens in pending]
+        return logits[rows, last]
+
+    def _chain(
+        self, tree: Tree, logits: torch.Tensor, seed: torch.Tensor, position: torch.Tensor
+    ) -> DraftTokens:
+        rows = list(range(len(self._tokens)))
+        starts = [len(tokens) for tokens in self._tokens]
+        sampling = self._filters["temperature"] > 0.0
+        columns: list[torch.Tensor] = []
+        probs: list[torch.Tensor] = []
+        for column in range(tree.num_nodes):
+            if column > 0:
+                block = chain_block(rows, [start + column - 1 for start in starts], 1)
+                ids = self._vocabulary.input_ids(columns[-1])[:, None]
+                step_logits = self._pass(self._arena, block, token_ids=ids, num_logits=1)
+                assert step_logits is not None
+                logits = step_logits[:, 0]
+            if sampling:
+                token_ids, row_probs = ops.draft_sample(
+                    logits, seed=seed, position=position, column=column, **self._filters
+                )
+                probs.append(row_probs)
+            else:
+                token_ids = logits.argmax(-1)
+            columns.append(self._vocabulary.target_ids(token_ids))
+        token_ids = torch.stack(columns, 1)
+        self._drafted = token_ids[:, :-1].tolist()
+        if not sampling:
+            return DraftTokens(token_ids)
+        draft_to_target = self._vocabulary.draft_to_target
+        return DraftTokens(token_ids, None, None, torch.stack(probs, 1), draft_to_target)
+
+    def _tree(self, tree: Tree, logits: torch.Tensor) -> DraftTokens:
+        """Level by level; every level runs the tree so far again, in one pass.
+
+        Args:
+            tree: the shape.
+            logits: [B, V] after the roots.
+        """
+        batch = len(self._tokens)
+        token_ids = torch.full((batch, tree.num_nodes), -1, device=logits.device)
+        starts = [len(tokens) for tokens in self._tokens]
+        rows = list(range(batch))
+        level_logits = logits[:, None]
+        for level in tree_levels(tree):
+            if level.known:
+                known = [self._vocabulary.inputs(ids) for ids in token_ids[:, level.known].tolist()]
+                drafts = [Draft(tokens, level.shape, None) for tokens in known]
+                size = self._vocabulary.num_inputs
+                block, ids = make_block(rows, starts, [[] for _ in rows], drafts, size)
+                num_logits = level.num_parents
+                found = self._pass(self._arena, block, token_ids=ids, num_logits=num_logits)
+                assert found is not None
+                level_logits = found
+            count = min(level.max_children, level_logits.shape[-1])
+            best = self._vocabulary.target_ids(level_logits.topk(count, -1).indices)
+            for parent, children in level.children:
+                token_ids[:, children[:count]] = best[:, parent, : len(children)]
+        self._drafted = [[] for _ in rows]
+        return DraftTokens(token_ids, tree_parents(tree))
+
+    def commit(
+        self,
+        token_ids: torch.Tensor,
+        counts: torch.Tensor,
+        hidden_states: torch.Tensor | None = None,
+    ) -> None:
+        """Appends committed tokens; KV of an accepted chain is kept. See `Drafter.commit`."""
+        for row, (ids, count) in enumerate(zip(token_ids.tolist(), counts.tolist(), strict=True)):
+            new = ids[:count]
+            if self._cached[row] == len(self._tokens[row]):
+                # Drafted tokens whose KV was computed: all but the last one.
+                for token, drafted in zip(new, self._drafted[row], strict=False):
+                    if token != drafted:
+                        break
+                    self._cached[row] += 1
+            self._tokens[row] += new
+            self._drafted[row] = []
+            # The last token is always run again: the next proposal needs its logits.
+            self._cached[row] = min(self._cached[row], len(self._tokens[row]) - 1)
+
+    def rollback(self, lengths: torch.Tensor) -> None:
+        """Truncates every row; see `Drafter.rollback`."""
+        for row, length in enumerate(lengths.tolist()):
+            if length < len(self._tokens[row]):
+                del self._tokens[row][length:]
+                self._drafted[row] = []
+                self._cached[row] = min(self._cached[row], length - 1)

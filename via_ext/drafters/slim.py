@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`SlimDrafter`: the target drafts for itself with the sublayers of a route."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from via_ext.drafters.base import PassDrafter
+from via_ext.drafters.vocabulary import DraftVocabulary
+from via_ext.models.families import check_route
+from via_ext.models.passes import LayerPass
+from via_ext.models.view import route_layers
+from via_ext.route import SlimRoute
+
+if TYPE_CHECKING:
+    from via_ext.engines.torch import TorchEngine
+
+
+class SlimDrafter(PassDrafter):
+    """Self-speculation: the target's slim view drafts, the full model verifies.
+
+    `Decoder(target, SlimDrafter(), route=...)` gives the route to the drafter. Decoding then has
+    two tiers, in both modes: a slim verifier over its own drafts would find a ratio of 1 wherever
+    it drafted greedily, and accept everything unseen. Mode "via" therefore decodes like "exact".
+
+    Chains and trees are drafted as by `ModelDrafter`, at the decoder's temperature and filters.
+
+    It runs in the engine's own KV arena, over full-model keys and values of every committed token,
+    and needs no memory of its own: it writes at the root and behind it, where the full pass of the
+    same step writes again. One drafter serves one decoder.
+
+    Attributes:
+        forward_seconds: time inside the slim view's forward passes so far.
+    """
+
+    takes_route = True
+
+    def __init__(self) -> None:
+        """Waits for a decoder."""
+        super().__init__(None)
+        self._engine: TorchEngine | None = None
+
+    @property
+    def forward_seconds(self) -> float:
+        """Seconds inside the slim view's forward passes so far."""
+        return 0.0 if self._engine is None else self._pass.seconds
+
+    def connect(self, engine: TorchEngine, route: SlimRoute | None, _tokenizer: Any) -> None:
+        """Makes the slim view of the decoder's target.
+
+        Args:
+            engine: the decoder's, which has no slim verifier.
+            route: the sublayers to draft with.
+
+        Raises:
+            ValueError: there is no route, it skips nothing, it is another model's, or the drafter
+                belongs to another decoder.
+        """
+        if route is None or route.is_full:
+            got = "None" if route is None else "a full route"
+            raise ValueError(f"Decoder: route must skip a sublayer for a SlimDrafter, got {got}")
+        if self._engine is not None and self._engine is not engine:
+            raise ValueError("Decoder: drafter must be unused, got the SlimDrafter of another one")
+        check_route(route, engine.target)
+        self._pass = LayerPass(engine.target, route_layers(route))
+        self._vocabulary = DraftVocabulary(engine.target, None)
+        self._engine = engine
+
+    def prefill(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
+        """Starts a batch; see `Drafter.prefill`. The engine has run the prompt already."""
+        super().prefill(input_ids, attention_mask)
+        if self._engine is None or self._engine.arena is None:
+            raise RuntimeError("SlimDrafter: prefill must follow that of its decoder, got none")
+        self._arena = self._engine.arena
+        self._cached = [len(tokens) - 1 for tokens in self._tokens]
+
+    def commit(
+        self,
+        token_ids: torch.Tensor,
+        counts: torch.Tensor,
+        hidden_states: torch.Tensor | None = None,
+    ) -> None:
+        """Appends committed tokens; the full pass has written their KV. See `Drafter.commit`."""
+        super().commit(token_ids, counts, hidden_states)
+        self._cached = [len(tokens) - 1 for tokens in self._tokens]
