@@ -17,8 +17,12 @@ from typing import Any
 import pytest
 
 # The operations that the simulated module runs as kernels, and where Python calls them.
-OPERATIONS = {"compact_kv": "via_ext.ops._compact", "verify": "via_ext.ops._verify"}
-SIMULATED = ("compact_kv", "verify")
+OPERATIONS = {
+    "compact_kv": "via_ext.ops._compact",
+    "filtered_probs": "via_ext.ops._filter",
+    "verify": "via_ext.ops._verify",
+}
+SIMULATED = tuple(OPERATIONS)
 FOLDER = Path(__file__).parent.parent / "build" / "simt"
 SLOWNESS = 100
 
