@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from tests.simulation import is_simulated, scaled
 from tests.verify_runner import mask_words
 from via_ext import ops, reference
 
@@ -54,6 +55,7 @@ def random_filters(rows, generator):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("rows", "size"), [(200, 17), (60, 100), (12, 4099), (2, 65537)])
 def test_against_the_reference(device, dtype, rows, size, generator):
+    rows = scaled(rows, device, least=2)
     logits = (4 * torch.randn(rows, size, generator=generator)).to(dtype)
     filters = random_filters(rows, generator)
     masks = torch.rand(rows, size, generator=generator) < 0.8
@@ -69,7 +71,7 @@ def test_against_the_reference(device, dtype, rows, size, generator):
             cut = torch.where(filters[name] < 1.0, filters[name] * factor, filters[name])
             near = reference.filtered_probs(logits, allowed=allowed, **{**filters, name: cut})
             stable &= ((near > 0) == (expected > 0)).all(-1)
-    if size <= 100:
+    if size <= 100 and not is_simulated(device):
         assert stable.sum() >= 0.95 * rows
     assert torch.equal((result > 0)[stable], (expected > 0)[stable])
     torch.testing.assert_close(result[stable], expected[stable], rtol=2e-6, atol=1e-9)
@@ -102,7 +104,7 @@ def test_odd_rows(device):
 
 
 def test_draws_follow_the_reference(device, generator):
-    rows = 400
+    rows = scaled(400, device, least=12)
     logits = torch.randn(rows, 23, generator=generator)
     arguments = {
         "seed": torch.randint(-(2**62), 2**62, (rows,), generator=generator),
@@ -128,7 +130,7 @@ def test_temperature_zero_needs_no_seed(device):
 
 def test_the_law_of_the_draws(device):
     # Fixed seeds; for a fresh choice a false alarm has probability 1e-6.
-    rows = 40_000
+    rows = scaled(40_000, device)
     logits = torch.tensor([P], device=device).log().expand(rows, -1)
     seed = torch.full((rows,), 11, dtype=torch.int64, device=device)
     position = torch.arange(rows, device=device)
