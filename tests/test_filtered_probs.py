@@ -138,3 +138,58 @@ def test_the_law_of_the_draws(device):
     counts = tokens.cpu().bincount(minlength=6).double()
     expected = torch.tensor(P, dtype=torch.float64) * rows
     assert stats.chisquare(counts, expected).pvalue > 1e-6
+
+
+DRAW = {"top_k": 9, "top_p": 0.9}
+
+
+def drawn(device, generator, size=70):
+    """Logits [3, V], and arguments of a draw at three temperatures."""
+    rows = torch.arange(3, device=device)
+    arguments = {"seed": rows, "position": rows + 5, **DRAW}
+    arguments["temperature"] = torch.tensor([0.8, 0.0, 1.5], device=device)
+    return torch.randn(3, size, generator=generator).to(device), arguments
+
+
+@pytest.mark.parametrize("size", [70, 4097])
+def test_tokens_alone_are_those_drawn_with_probs(device, generator, size):
+    logits, arguments = drawn(device, generator, size)
+    tokens, probs = ops.draft_sample(logits, **arguments)
+    alone, nothing = ops.draft_sample(logits, return_probs=False, **arguments)
+    assert nothing is None and torch.equal(alone, tokens)
+    assert (probs.gather(1, tokens[:, None]) > 0).all()
+    greedy, _ = ops.draft_sample(logits, temperature=0.0, return_probs=False)
+    assert torch.equal(greedy, logits.argmax(-1))
+
+
+def test_columns_of_buffers_as_outputs(device, generator):
+    logits, arguments = drawn(device, generator)
+    tokens, probs = ops.draft_sample(logits, **arguments)
+    all_tokens = torch.full((3, 4), 77, device=device)
+    all_probs = torch.full((3, 4, 70), 7.0, device=device)
+    out = (all_tokens[:, 2], all_probs[:, 2])
+    result = ops.draft_sample(logits, out=out, **arguments)
+    assert result[0] is out[0] and result[1] is out[1]
+    assert torch.equal(all_tokens[:, 2], tokens) and torch.equal(all_probs[:, 2], probs)
+    ops.draft_sample(logits, return_probs=False, out=(all_tokens[:, 0], None), **arguments)
+    assert torch.equal(all_tokens[:, 0], tokens)
+    filters = {"temperature": arguments["temperature"], **DRAW}
+    result = ops.filtered_probs(logits, out=all_probs[:, 1], **filters)
+    assert torch.equal(result, probs) and torch.equal(all_probs[:, 1], probs)
+    assert (all_tokens[:, [1, 3]] == 77).all() and (all_probs[:, [0, 3]] == 7).all()
+    # Leading dimensions that merge: two rows of each of two requests.
+    wide = torch.full((2, 2, 90), 7.0, device=device)
+    rows = torch.randn(2, 2, 70, generator=generator).to(device)
+    ops.filtered_probs(rows, top_p=0.7, out=wide[..., :70])
+    assert torch.equal(wide[..., :70], ops.filtered_probs(rows, top_p=0.7))
+    assert (wide[..., 70:] == 7).all()
+
+
+def test_a_row_does_not_depend_on_its_batch(device, generator):
+    logits, arguments = drawn(device, generator, 2500)
+    tokens, probs = ops.draft_sample(logits, **arguments)
+    for row in range(3):
+        own = {k: v[row : row + 1] if k not in DRAW else v for k, v in arguments.items()}
+        token, law = ops.draft_sample(logits[row : row + 1], **own)
+        assert torch.equal(token, tokens[row : row + 1])
+        assert torch.equal(law, probs[row : row + 1])

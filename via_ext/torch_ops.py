@@ -40,6 +40,7 @@ _SCHEMAS = (
     "compact_kv(Tensor(a!)[] caches, Tensor context_lens, Tensor path, Tensor num_accepted, "
     "Tensor? page_table) -> ()",
 )
+OPERATORS = tuple(schema.partition("(")[0] for schema in _SCHEMAS)
 _FIELDS = len(ops.Verification._fields)
 
 
