@@ -193,3 +193,16 @@ def test_a_row_does_not_depend_on_its_batch(device, generator):
         token, law = ops.draft_sample(logits[row : row + 1], **own)
         assert torch.equal(token, tokens[row : row + 1])
         assert torch.equal(law, probs[row : row + 1])
+
+
+def test_compiled_calls_write_into_out(generator):
+    def step(logits, tokens, probs):
+        ops.draft_sample(logits, temperature=0.0, return_probs=False, out=(tokens[:, 0], None))
+        ops.draft_sample(logits, temperature=0.0, out=(tokens[:, 1], probs[:, 1]))
+        ops.filtered_probs(logits, top_p=0.8, out=probs[:, 0])
+
+    logits = torch.randn(3, 50, generator=generator)
+    expected, results = ((torch.full((3, 3), 77), torch.full((3, 3, 50), 7.0)) for _ in range(2))
+    step(logits, *expected)
+    torch.compile(step, fullgraph=True, backend="aot_eager")(logits, *results)
+    assert all(map(torch.equal, results, expected))
