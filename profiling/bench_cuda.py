@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
 
 import bench_cases
-import bench_compact
 import peers
 import torch
 from bench_timers import MIN_ROUNDS, WARM_UP, CopyBandwidth, Timer, times
@@ -182,11 +181,19 @@ class Runner:
 
 def rule_of(case: Any) -> Row:
     """Which operation a row without a case belongs to."""
-    return {"rule": "compact_kv"} if isinstance(case, bench_compact.CompactCase) else {}
+    return {} if isinstance(case, bench_cases.Case) else {"rule": case.columns()["rule"]}
 
 
-def run(runner: Runner, cases: Sequence[Any], compact: Sequence[Any], budget_s: float) -> None:
-    """Ours first, then the peers, most wanted first."""
+def run(
+    runner: Runner,
+    cases: Sequence[Any],
+    others: Sequence[tuple[Any, Sequence[Any]]],
+    budget_s: float,
+) -> None:
+    """Ours first, then the peers, most wanted first.
+
+    `others`: cases of operations beside `verify`, each with its module (build, ours, eager).
+    """
     end = runner.clock() + budget_s
 
     def left() -> float:
@@ -194,11 +201,11 @@ def run(runner: Runner, cases: Sequence[Any], compact: Sequence[Any], budget_s: 
 
     runner.launch()
     own = peers.Peer("via_ext", peers.ours)
-    own_compact = peers.Peer("via_ext", bench_compact.ours)
-    runner.run_peer(own_compact, compact, bench_compact.build, 0.1 * left())
+    for module, given in others:
+        runner.run_peer(peers.Peer("via_ext", module.ours), given, module.build, 0.1 * left())
     runner.run_peer(own, cases, bench_cases.build, OURS_SHARE * left())
-    eager_compact = peers.Peer("eager", bench_compact.eager)
-    runner.run_peer(eager_compact, compact, bench_compact.build, 0.1 * left())
+    for module, given in others:
+        runner.run_peer(peers.Peer("eager", module.eager), given, module.build, 0.1 * left())
     waiting = sum(peer.weight for peer in peers.PEERS if not peers.absence(peer.name))
     for peer in peers.PEERS:
         share = min(1.0, peer.weight / waiting) if waiting else 0.0

@@ -22,6 +22,7 @@ import bench_cases
 import bench_compact
 import bench_cpu
 import bench_cuda
+import bench_draft
 import machine
 import torch
 from bench_timers import CopyBandwidth, EventTimer
@@ -96,14 +97,14 @@ def run_cuda(options: argparse.Namespace) -> int:
     old = options.out.read_text().split("\n", 1)[0] if options.out.exists() else ""
     more = options.append and old == header
     cases = bench_cases.cuda_cases(options.dtype)
-    compact = bench_compact.cases()
+    others = [(module, module.cases()) for module in (bench_compact, bench_draft)]
     if options.quick:
-        cases, compact = cases[:8], compact[:2]
+        cases, others = cases[:8], [(module, given[:4]) for module, given in others]
     with options.out.open("a" if more else "w", newline="") as file:
         write = bench_cuda.writer(file, facts, header=not more)
         runner = bench_cuda.Runner("cuda", EventTimer(), CopyBandwidth("cuda"), write)
         try:
-            bench_cuda.run(runner, cases, compact, options.budget_s)
+            bench_cuda.run(runner, cases, others, options.budget_s)
         except bench_cuda.DeviceLost as lost:
             print(f"bench: given up, the device is lost: {lost}", file=sys.stderr)
             return 1

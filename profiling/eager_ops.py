@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decisions of `ops.verify` as one would write them in plain PyTorch: what benchmarks compare.
+"""What the operations do, as one would write it in plain PyTorch: what benchmarks compare.
 
 Chains are batched and never wait for the device; trees are walked node by node. No status, no
 ragged rows, no mask. Softmax runs over all rows: eager code has to, because it learns only
@@ -113,6 +113,15 @@ def eager_sample(
     weights = torch.where(some, rest, last).cumsum(-1)
     token = (weights > coins[:, -1:] * weights[:, -1:]).int().argmax(-1)
     return count, token, drafted.log()
+
+
+def eager_draft(
+    logits: Tensor, coins: Tensor, top_k: int = 0, top_p: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """One token per row [R, V] by its coin [R], and the distribution it was drawn from."""
+    probs = filtered(logits, top_k, top_p)
+    passed = probs.cumsum(-1)
+    return (passed > coins[:, None] * passed[:, -1:]).int().argmax(-1), probs
 
 
 def eager_compact(

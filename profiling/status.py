@@ -14,6 +14,12 @@ from pathlib import Path
 Row = dict[str, str]
 RESULTS = Path(__file__).resolve().parent / "results"
 KERNELS = ("verify", "compact_kv", "filtered_probs", "tree_attention")
+# Values of the column `rule` in bench_ops_cuda.csv.
+RULES = {
+    "verify": ("route", "greedy", "sample"),
+    "compact_kv": ("compact_kv",),
+    "filtered_probs": ("filtered_probs", "draft_sample"),
+}
 USUAL = {"B": "8", "N": "8", "V": "128256", "mode": "graph", "filters": "", "drafts": "chain"}
 CLOSING = (
     "A file named here holds the numbers; a number that stands in no file here is not claimed."
@@ -70,8 +76,8 @@ def number(row: Row, name: str) -> float:
 def speed(rows: list[Row], kernel: str) -> str:
     """The usual case of every rule, and how many cases reach their goal."""
     ours = [row for row in rows if row["impl"] == "via_ext" and row["p50_us"]]
-    mine = [row for row in ours if (row["rule"] == "compact_kv") == (kernel == "compact_kv")]
-    mine = [row for row in mine if row["mode"] == "graph"] if kernel in KERNELS[:2] else []
+    rules = RULES.get(kernel, ())
+    mine = [row for row in ours if row["rule"] in rules and row["mode"] == "graph"]
     if not mine:
         return "not timed"
     said = []

@@ -23,12 +23,9 @@ def devices() -> tuple[str, ...]:
     return ("cpu", "cuda")
 
 
-CPU_ONLY = ("filtered_probs",)  # no CUDA kernel
-
-
 def places(op: str) -> dict[str, str]:
     """Devices by the name that a test shows: those of the machine, and the simulation for `op`."""
-    found = {device: device for device in (("cpu",) if op in CPU_ONLY else devices())}
+    found = {device: device for device in devices()}
     if simulation.covers(op):
         found["simt"] = simulation.DEVICE
     return found
@@ -38,8 +35,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`device`: one run per device. `verify`: one per device, and one against the reference."""
     if "device" in metafunc.fixturenames:
         module = metafunc.module.__name__.rpartition("test_")[2]
-        known = (*simulation.OPERATIONS, *CPU_ONLY)
-        op = next((op for op in known if module.startswith(op)), "")
+        op = next((op for op in simulation.OPERATIONS if module.startswith(op)), "")
         found = places(op)
         metafunc.parametrize("device", found.values(), ids=found.keys())
     if "verify" in metafunc.fixturenames:

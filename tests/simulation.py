@@ -19,10 +19,11 @@ import pytest
 # The operations that the simulated module runs as kernels, and where Python calls them.
 OPERATIONS = {
     "compact_kv": "via_ext.ops._compact",
+    "filtered_probs": "via_ext.ops._filter",
     "tree_attention": "via_ext.ops._attention",
     "verify": "via_ext.ops._verify",
 }
-SIMULATED = ("compact_kv", "tree_attention", "verify")
+SIMULATED = tuple(OPERATIONS)
 FOLDER = Path(__file__).parent.parent / "build" / "simt"
 SLOWNESS = 100
 

@@ -17,6 +17,7 @@ import bench_cases
 import bench_compact
 import bench_cpu
 import bench_cuda
+import bench_draft
 import peers
 import status
 from bench_cases import Case
@@ -93,6 +94,21 @@ def test_compaction_in_plain_pytorch_equals_ours():
     assert all(map(torch.equal, caches, copies))
 
 
+def test_drafts_in_plain_pytorch_equal_ours():
+    case = bench_draft.DraftCase(3, 200, top_k=20, top_p=0.8, dtype="float32")
+    assert case.floor_bytes == 3 * 200 * 8 and case.goal_us(1.0) == 2 * case.floor_bytes + 10
+    inputs = bench_draft.build(case, "cpu")
+    tokens, probs = bench_draft.eager(inputs)()
+    torch.testing.assert_close(probs, ops.filtered_probs(inputs.logits, **case.filters))
+    assert (probs.gather(1, tokens[:, None]) > 0).all()
+    greedy = bench_draft.DraftCase(3, 200, writes=False, temperature=0.0)
+    inputs = bench_draft.build(greedy, "cpu")
+    expected, _ = ops.draft_sample(inputs.logits, temperature=0.0)
+    assert torch.equal(bench_draft.eager(inputs)(), expected)
+    for each in {replace(case, vocab=50, rows=2) for case in bench_draft.cases()}:
+        bench_draft.ours(bench_draft.build(each, "cpu"))()
+
+
 def run(cases, peer_list, budget=60.0, clock=None, monkeypatch=None):
     file = io.StringIO()
     write = bench_cuda.writer(file, {"gpu": "none"}, header=True)
@@ -101,7 +117,11 @@ def run(cases, peer_list, budget=60.0, clock=None, monkeypatch=None):
         runner.clock = clock
     monkeypatch.setattr(bench_cuda, "CASE_S", 0.0)
     monkeypatch.setattr(peers, "PEERS", peer_list)
-    bench_cuda.run(runner, cases, [bench_compact.CompactCase(1, 4, layers=1)], budget)
+    others = [
+        (bench_compact, [bench_compact.CompactCase(1, 4, layers=1)]),
+        (bench_draft, [bench_draft.DraftCase(2, 100, draws=False)]),
+    ]
+    bench_cuda.run(runner, cases, others, budget)
     return runner, list(csv.DictReader(io.StringIO(file.getvalue())))
 
 

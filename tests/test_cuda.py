@@ -175,6 +175,45 @@ def test_streams_have_work_spaces_of_their_own():
         check_verify(result, number)
 
 
+def draft_inputs(number):
+    """Logits, seeds and positions on the CPU."""
+    generator = torch.Generator().manual_seed(number)
+    keys = torch.randint(0, 1000, (2, BATCH), generator=generator)
+    return torch.randn(BATCH, SIZE, generator=generator), *keys
+
+
+def test_a_graph_of_draws_into_columns_replays_with_new_values():
+    logits, seed, position = (value.cuda() for value in draft_inputs(70))
+    tokens = torch.zeros(BATCH, 3, dtype=torch.int64, device="cuda")
+    probs = torch.zeros(BATCH, 2, SIZE, device="cuda")
+    key, options = {"seed": seed, "position": position}, {"temperature": 0.8, "top_k": 50}
+
+    def draw():
+        for column in range(2):
+            out = (tokens[:, column], probs[:, column])
+            ops.draft_sample(logits, column=column, out=out, **key, **options)
+        out = (tokens[:, 2], None)
+        ops.draft_sample(logits, temperature=0.0, return_probs=False, out=out)
+
+    draw()  # allocates the work space
+    with no_synchronisation():
+        draw()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        draw()
+    for number in range(71, 75):
+        fresh = draft_inputs(number)
+        copy_into((logits, seed, position), fresh)
+        graph.replay()
+        torch.cuda.synchronize()
+        key = {"seed": fresh[1], "position": fresh[2]}
+        for column in range(2):
+            token, law = reference.draft_sample(fresh[0], column=column, **key, **options)
+            assert torch.equal(tokens[:, column].cpu(), token)
+            torch.testing.assert_close(probs[:, column].cpu(), law, rtol=2e-6, atol=1e-9)
+        assert torch.equal(tokens[:, 2].cpu(), fresh[0].argmax(-1))
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_tensors_of_another_device():
     tensors, options = verify_inputs(60)

@@ -232,7 +232,7 @@ def test_opcheck(case):
         patch.setattr(ops._verify, "tracing", lambda: True)
         patch.setattr(ops._filter, "tracing", lambda: True)
         patch.setattr(ops._compact, "tracing", lambda: True)
-        for name in ("verify", "filtered_probs", "draft_sample", "compact_kv"):
+        for name in torch_ops.OPERATORS:
             operator = getattr(torch.ops.via_ext, name)
 
             def record(*args, operator=operator):
@@ -252,10 +252,14 @@ def test_opcheck(case):
         )
         call(case, rule="greedy", resume=route, draft_logits=torch.randn(B, N, V))
         ops.filtered_probs(case["logits"], top_k=5)
-        ops.draft_sample(case["logits"][:, 0], seed=one[0], position=one[1])
+        draw = {"seed": one[0], "position": one[1]}
+        ops.draft_sample(case["logits"][:, 0], **draw)
+        ops.draft_sample(case["logits"][:, 0], return_probs=False, **draw)
         ops.compact_kv(*compact_arguments())
-    assert len(recorded) == 6
-    assert torch_ops.verify is not None
+    assert {operator.name() for operator, _ in recorded} == {
+        f"via_ext::{name}" for name in torch_ops.OPERATORS
+    }
+    assert len(recorded) == 7
     for operator, arguments in recorded:
         torch.library.opcheck(operator, arguments)
 

@@ -201,6 +201,41 @@ def test_filtered_probs_errors(arguments, error, text):
         filtered_probs(LOGITS, top_p=2)
 
 
+ROWS, TOKENS = torch.zeros(B, V), torch.zeros(B, dtype=torch.int64)
+MINE = torch.zeros(B, V)
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "text"),
+    [
+        ([TOKENS, ROWS], TypeError, "out must be a pair (token_ids, probs), got list"),
+        ((TOKENS,), TypeError, "out must be a pair (token_ids, probs), got 1 elements"),
+        ((TOKENS, None), TypeError, "out[1] must be a dense tensor"),
+        ((TOKENS.int(), ROWS), TypeError, "out[0] must be int64, got int32"),
+        ((TOKENS, ROWS.half()), TypeError, "out[1] must be float32, got float16"),
+        ((TOKENS, ROWS[:, 1:]), ValueError, f"out[1] must have shape [R, V] = [2, {V}]"),
+        ((TOKENS, ROWS.T.contiguous().T), ValueError, "out[1] must be contiguous in the last"),
+        ((TOKENS[:1].expand(B), ROWS), ValueError, "out[0] must have rows in order without"),
+        ((TOKENS, ROWS[:1].expand(B, V)), ValueError, "out[1] must have rows in order without"),
+        ((TOKENS, MINE), ValueError, "out[1] must have memory of its own, got shared memory"),
+    ],
+)
+def test_draft_sample_out_errors(out, error, text):
+    with pytest.raises(error, match=re.escape("draft_sample: " + text)):
+        ops.draft_sample(MINE, temperature=0.0, out=out)
+
+
+def test_outputs_that_are_not_wanted_or_do_not_fit():
+    with pytest.raises(ValueError, match=r"draft_sample: out\[1\] must be None with return_probs"):
+        ops.draft_sample(MINE, temperature=0.0, return_probs=False, out=(TOKENS, ROWS))
+    with pytest.raises(ValueError, match=r"filtered_probs: out must have shape \[2, 4, 70\] like"):
+        filtered_probs(LOGITS, out=torch.zeros(B, N, V))
+    with pytest.raises(ValueError, match="filtered_probs: out must have leading dimensions that"):
+        filtered_probs(LOGITS, out=torch.zeros(B, N + 2, V)[:, 1:])
+    with pytest.raises(TypeError, match="filtered_probs: out must be a dense tensor"):
+        filtered_probs(MINE, out="x")
+
+
 CACHE = torch.zeros(B, 8, 2, 4)
 COUNTS = torch.ones(B, dtype=torch.int32)
 PATH = torch.zeros(B, N, dtype=torch.int32)
@@ -239,12 +274,10 @@ def test_compact_kv_errors(changes, error, text):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda_tensors_that_the_build_has_no_kernel_for():
-    with pytest.raises(RuntimeError, match="filtered_probs: logits must be on the CPU, no CUDA"):
-        filtered_probs(LOGITS.cuda())
-    with pytest.raises(RuntimeError, match="draft_sample: logits must be on the CPU, no CUDA"):
-        ops.draft_sample(LOGITS[:, 0].cuda(), temperature=0.0)
     if build_info()["cuda"]:
         return
+    with pytest.raises(RuntimeError, match="filtered_probs: built without CUDA"):
+        filtered_probs(LOGITS.cuda())
     with pytest.raises(RuntimeError, match="verify: built without CUDA"):
         ops.verify(IDS.cuda(), LOGITS.cuda(), rule="greedy")
     given = [x.cuda() for x in (CACHE, COUNTS, PATH, COUNTS)]

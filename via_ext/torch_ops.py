@@ -39,9 +39,12 @@ _SCHEMAS = (
     "Tensor(b!) value_cache, Tensor context_lens, Tensor? parents, Tensor? num_tokens, "
     "float? scale, float? softcap, int? window, Tensor? page_table, bool return_lse) "
     "-> (Tensor, Tensor)",
+    f"draft_token_ids(Tensor logits, {_FILTER}, Tensor? seed, Tensor? position, int column) "
+    "-> Tensor",
     "compact_kv(Tensor(a!)[] caches, Tensor context_lens, Tensor path, Tensor num_accepted, "
     "Tensor? page_table) -> ()",
 )
+OPERATORS = tuple(schema.partition("(")[0] for schema in _SCHEMAS)
 _FIELDS = len(ops.Verification._fields)
 
 
@@ -80,20 +83,27 @@ def _verify_fake(tokens: Tensor, logits: Tensor, rule: str, *rest: Any) -> list[
 
 
 def _filtered_probs_real(logits: Tensor, *args: Any) -> Tensor:
-    return _filter.run_filtered_probs(logits, *_merge(args[:8]), args[8])
+    return _filter.run_filtered_probs(logits, *_merge(args[:8]), args[8], None)
 
 
 def _filtered_probs_fake(logits: Tensor, *args: Any) -> Tensor:
     return torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
 
 
-def _draft_sample_real(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    return _filter.run_draft_sample(logits, *_merge(args[:8]), *args[8:])
+def _draft_sample_real(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor | None]:
+    return _filter.run_draft_sample(logits, *_merge(args[:8]), *args[8:], True, None)
 
 
 def _draft_sample_fake(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    token_ids = torch.empty(logits.shape[:1], dtype=torch.int64, device=logits.device)
-    return token_ids, _filtered_probs_fake(logits)
+    return _draft_token_ids_fake(logits), _filtered_probs_fake(logits)
+
+
+def _draft_token_ids_real(logits: Tensor, *args: Any) -> Tensor:
+    return _filter.run_draft_sample(logits, *_merge(args[:8]), *args[8:], False, None)[0]
+
+
+def _draft_token_ids_fake(logits: Tensor, *args: Any) -> Tensor:
+    return torch.empty(logits.shape[:1], dtype=torch.int64, device=logits.device)
 
 
 def _tree_attention_fake(query: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
@@ -110,6 +120,7 @@ def _register() -> None:
         "filtered_probs": (_filtered_probs_real, _filtered_probs_fake),
         "draft_sample": (_draft_sample_real, _draft_sample_fake),
         "tree_attention": (_attention.run, _tree_attention_fake),
+        "draft_token_ids": (_draft_token_ids_real, _draft_token_ids_fake),
         "compact_kv": (_compact.run, _compact_kv_fake),
     }
     for schema in _SCHEMAS:
@@ -146,16 +157,23 @@ def _filter_pairs(args: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def filtered_probs(logits: Tensor, *args: Any) -> Tensor:
-    """`ops.filtered_probs` with every argument positional."""
-    probs: Tensor = torch.ops.via_ext.filtered_probs(logits, *_filter_pairs(args))
-    return probs
+    """`ops.filtered_probs` with every argument positional; copied into `out`, the last one."""
+    probs: Tensor = torch.ops.via_ext.filtered_probs(logits, *_filter_pairs(args[:5]))
+    return probs if args[5] is None else args[5].copy_(probs)
 
 
-def draft_sample(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    """`ops.draft_sample` with every argument positional."""
-    result: tuple[Tensor, Tensor]
-    result = torch.ops.via_ext.draft_sample(logits, *_filter_pairs(args[:5]), *args[5:])
-    return result
+def draft_sample(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor | None]:
+    """`ops.draft_sample` with every argument positional; copied into `out`, the last one."""
+    return_probs, out = args[8:]
+    arguments = (logits, *_filter_pairs(args[:5]), *args[5:8])
+    if return_probs:
+        token_ids, probs = torch.ops.via_ext.draft_sample(*arguments)
+    else:
+        token_ids, probs = torch.ops.via_ext.draft_token_ids(*arguments), None
+    if out is None:
+        return token_ids, probs
+    token_ids_out, probs_out = out
+    return token_ids_out.copy_(token_ids), probs_out.copy_(probs) if return_probs else None
 
 
 def tree_attention(query: Tensor, *args: Any) -> tuple[Tensor, Tensor]:

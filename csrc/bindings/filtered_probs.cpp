@@ -5,10 +5,10 @@
 
 #include <limits>
 #include <optional>
-#include <stdexcept>
 #include <string>
 
 #include "bindings/bindings.h"
+#include "bindings/cuda_call.h"
 #include "bindings/scalars.h"
 #include "via/filter.h"
 
@@ -18,18 +18,23 @@ namespace {
 constexpr std::int64_t kMaxSize = std::numeric_limits<std::int32_t>::max();
 constexpr std::int64_t kMaskBits = 32;  // vocabulary entries per word of `allowed`
 
-// An output: dense, alone in its memory.
-char* read_output(Argument argument, py::handle value, DType dtype, const char* dtype_name,
-                  std::initializer_list<std::int64_t> sizes, const Tensor& logits) {
+// An output in memory of its own, with rows at any distance from each other.
+Tensor read_output(Argument argument, py::handle value, DType dtype, const char* dtype_name,
+                   std::initializer_list<std::int64_t> sizes, const Tensor& logits) {
   Tensor tensor = read_tensor(argument, value);
   tensor.check_dtype(dtype, dtype_name);
   tensor.check_shape(sizes, sizes.size() == 1 ? "[R]" : "[R, V]");
-  tensor.check_contiguous();
+  if (sizes.size() == 2) tensor.check_last_dim_contiguous();
+  const std::int64_t row = sizes.size() == 2 ? tensor.size(1) : 1;
+  if (tensor.size(0) > 1 && tensor.dl.strides[0] < row) {
+    fail_value(argument, "have rows in order without overlap",
+               "strides " + describe(tensor.dl.strides, tensor.dl.ndim));
+  }
   tensor.check_same_device(logits);
   if (extent(tensor).overlaps(extent(logits))) {
     fail_value(argument, "have memory of its own", "shared memory");
   }
-  return tensor.data();
+  return tensor;
 }
 
 // `op` names the caller in error texts: filtered_probs or draft_sample (then token_ids is given).
@@ -66,18 +71,26 @@ void filtered_probs(const char* op, py::handle logits, py::handle temperature, p
   }
   if (column < 0) fail_value({op, "column"}, "be >= 0", std::to_string(column));
   params.column = column;
-  params.probs =
-      reinterpret_cast<float*>(read_output({op, "probs"}, probs, DType::kFloat32, "float32",
-                                           {params.num_rows, params.vocab_size}, rows));
-  if (!token_ids.is_none()) {
-    params.token_ids = reinterpret_cast<std::int64_t*>(
-        read_output({op, "token_ids"}, token_ids, DType::kInt64, "int64", {params.num_rows}, rows));
+  if (!probs.is_none()) {
+    const Argument argument = {op, token_ids.is_none() ? "out" : "out[1]"};
+    const Tensor out = read_output(argument, probs, DType::kFloat32, "float32",
+                                   {params.num_rows, params.vocab_size}, rows);
+    params.probs = reinterpret_cast<float*>(out.data());
+    if (params.num_rows > 1) params.probs_stride = out.dl.strides[0];
   }
-  if (rows.is_cuda()) {
-    throw std::runtime_error(std::string(op) + ": logits must be on the CPU, no CUDA kernel does " +
-                             "this, got " + describe(rows.dl.device));
+  if (!token_ids.is_none()) {
+    const Tensor out =
+        read_output({op, "out[0]"}, token_ids, DType::kInt64, "int64", {params.num_rows}, rows);
+    params.token_ids = reinterpret_cast<std::int64_t*>(out.data());
+    if (params.num_rows > 1) params.token_ids_stride = out.dl.strides[0];
   }
   if (params.num_rows == 0) return;
+  if (runs_on_cuda(rows)) {
+    const CudaCall call(rows);
+    params.stream = call.stream;
+    filtered_probs_cuda(params, call.workspace(filtered_probs_workspace_size(params)));
+    return;
+  }
   params.num_threads = num_threads;
 
   std::optional<py::gil_scoped_release> release;

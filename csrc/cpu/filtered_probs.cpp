@@ -45,7 +45,10 @@ void run_row(const FilteredProbsParams& params, int row_idx) {
   }
   Filters filters = read_filters(params.filter, row_idx);
   if (!filters_are_valid(filters)) filters = {};
-  float* const probs = params.probs != nullptr ? params.probs + row_idx * size : nullptr;
+  const std::int64_t stride = params.probs_stride != 0 ? params.probs_stride : size;
+  float* const probs = params.probs != nullptr ? params.probs + row_idx * stride : nullptr;
+  std::int64_t* const token_id =
+      params.token_ids != nullptr ? params.token_ids + row_idx * params.token_ids_stride : nullptr;
 
   Law& law = buffer();
   const bool is_greedy = !(filters.temperature > 0.0f);
@@ -57,18 +60,18 @@ void run_row(const FilteredProbsParams& params, int row_idx) {
   if (is_greedy || !law.has_mass() || law.is_one_hot()) {
     const std::int64_t token = law.has_mass() ? law.stats.argmax : lowest_allowed(row);
     if (probs != nullptr) write_one_hot(token, size, probs);
-    if (params.token_ids != nullptr) params.token_ids[row_idx] = token;
+    if (token_id != nullptr) *token_id = token;
     return;
   }
   apply_filters(filters, law);
   if (probs != nullptr) write_probs(law, probs);
-  if (params.token_ids == nullptr) return;
+  if (token_id == nullptr) return;
   float uniform = 0.0f;
   if (params.seed != nullptr && params.position != nullptr) {
     uniform = philox_uniform(params.seed[row_idx], params.position[row_idx],
                              static_cast<std::uint32_t>(params.column), kPurposeDrafter);
   }
-  params.token_ids[row_idx] = draw(law, uniform, nullptr, 0);
+  *token_id = draw(law, uniform, nullptr, 0);
 }
 
 }  // namespace

@@ -132,6 +132,12 @@ VIA_DEVICE Scan<T> block_scan(T value, T* scratch) {
   return scan;
 }
 
+// By all threads of the block.
+template <typename T>
+VIA_DEVICE void clear(T* values, std::int64_t count, T zero = T{}) {
+  for (std::int64_t i = threadIdx.x; i < count; i += kThreads) values[i] = zero;
+}
+
 VIA_DEVICE RowRecord& row_record(const VerifyArgs& args, int batch_idx, int slot) {
   return args.ws.rows[static_cast<std::int64_t>(batch_idx) * args.num_slots() + slot];
 }

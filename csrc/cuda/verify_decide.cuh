@@ -97,15 +97,6 @@ VIA_DEVICE float node_log_probability(const Request& request, const RowRecord& r
   return static_cast<float>(log_probability(logit, scale, row.sum, exponent_of(row.max, scale)));
 }
 
-VIA_DEVICE std::int32_t lowest_allowed(const Row& row, int* scratch) {
-  int lowest = 0x7fffffff;
-  for (std::int64_t id = threadIdx.x; id < row.size && lowest == 0x7fffffff; id += kThreads) {
-    if (is_allowed(row.allowed, id)) lowest = static_cast<int>(id);
-  }
-  lowest = Block::min(lowest, scratch);
-  return lowest < 0x7fffffff ? lowest : 0;
-}
-
 // The token after the accepted ones; every thread gets it. -1 when escalating.
 VIA_DEVICE_CALL std::int32_t next_token(const VerifyArgs& args, int batch_idx,
                                         VerifyShared& shared) {

@@ -121,6 +121,16 @@ VIA_DEVICE bool is_left_out(const Excluded& excluded, int count, std::int64_t id
   return found;
 }
 
+// Where a row without any mass ends: the lowest allowed id, else 0.
+VIA_DEVICE std::int32_t lowest_allowed(const Row& row, int* scratch) {
+  int lowest = 0x7fffffff;
+  for (std::int64_t id = threadIdx.x; id < row.size && lowest == 0x7fffffff; id += kThreads) {
+    if (is_allowed(row.allowed, id)) lowest = static_cast<int>(id);
+  }
+  lowest = Block::min(lowest, scratch);
+  return lowest < 0x7fffffff ? lowest : 0;
+}
+
 // Draws from a row's law without the first `count` excluded tokens; -1 if nothing is left. Changes
 // the sums in `records`.
 VIA_DEVICE_CALL std::int32_t draw_without(const Law& law, ChunkRecord* records, int count,

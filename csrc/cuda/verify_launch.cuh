@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <stdexcept>
 #include <string>
 
+#include "cuda/launch.h"
 #include "cuda/verify.cuh"
 
 namespace via::cuda {
@@ -25,28 +25,13 @@ struct DeviceLimits {
   int chunks_per_unit = kWarps;
 };
 
-inline constexpr unsigned long long kWatchdogNs = 10'000'000'000ull;
 // Tickets and items are counted in 32 bits.
 inline constexpr double kMaxTickets = 1e9;
 
-// Whether some request may have to be filtered, and whether that takes a selection.
-inline bool may_draw(const VerifyParams& p) {
-  return p.filter.temperature.data != nullptr || p.filter.temperature.value > 0.0f;
-}
-inline bool may_select(const VerifyParams& p) {
-  const FilterParams& f = p.filter;
-  const bool top_k = f.top_k.data != nullptr || (f.top_k.value > 0 && f.top_k.value < p.vocab_size);
-  return may_draw(p) && (top_k || f.top_p.data != nullptr || f.top_p.value < 1.0f);
-}
+// Whether some request may have to be filtered.
 inline bool may_filter(const VerifyParams& p) {
   const bool min_p = p.filter.min_p.data != nullptr || p.filter.min_p.value > 0.0f;
-  return may_select(p) || (may_draw(p) && min_p);
-}
-
-inline unsigned long long watchdog_ns() {
-  const char* const text = std::getenv("VIA_EXT_WATCHDOG_MS");
-  const long long ms = text != nullptr ? std::atoll(text) : 0;
-  return ms > 0 ? static_cast<unsigned long long>(ms) * 1'000'000ull : kWatchdogNs;
+  return may_select(p.filter, p.vocab_size) || (may_draw(p.filter) && min_p);
 }
 
 inline Plan make_plan(const VerifyParams& p, const DeviceLimits& limits) {
@@ -74,7 +59,7 @@ inline Plan make_plan(const VerifyParams& p, const DeviceLimits& limits) {
         p.rule == Rule::kRoute ? nodes : std::min<std::int64_t>(plan.first_rows, nodes));
   }
   plan.has_residuals = judges_drafts && p.rule == Rule::kSample;
-  plan.stores_lane_max = may_select(p);
+  plan.stores_lane_max = may_select(p.filter, p.vocab_size);
   // Enough blocks to fill the machine, and no units of less than a chunk per warp.
   const std::int64_t items = batch * (plan.first_rows + plan.first_drafts);
   const std::int64_t slots =
@@ -97,24 +82,6 @@ inline Plan make_plan(const VerifyParams& p, const DeviceLimits& limits) {
   plan.watchdog_ns = watchdog_ns();
   return plan;
 }
-
-// Hands out parts of the work space, or only counts where `base` is null.
-class Carver {
- public:
-  explicit Carver(void* base) : base_(static_cast<char*>(base)) {}
-  template <typename T>
-  T* take(std::int64_t count) {
-    constexpr std::size_t kAlign = 256;
-    T* const part = reinterpret_cast<T*>(base_ + used_);
-    used_ += (static_cast<std::size_t>(count) * sizeof(T) + kAlign - 1) / kAlign * kAlign;
-    return part;
-  }
-  std::size_t used() const { return used_; }
-
- private:
-  char* base_;
-  std::size_t used_ = 0;
-};
 
 // Where everything lies; returns the bytes.
 inline std::size_t lay_out(const VerifyParams& p, const Plan& plan, void* base, Workspace& ws) {

@@ -166,11 +166,6 @@ VIA_DEVICE int publish_items(const VerifyArgs& args, int batch_idx, bool wanted,
   return static_cast<int>(scan.total);
 }
 
-template <typename T>
-VIA_DEVICE void clear(T* values, std::int64_t count, T zero = T{}) {
-  for (std::int64_t i = threadIdx.x; i < count; i += kThreads) values[i] = zero;
-}
-
 // A request is decided: what it left in the work space becomes zero again, since another call may
 // lay the same memory out in another way.
 VIA_DEVICE_CALL void finish_request(const VerifyArgs& args, int batch_idx, QueueState& state) {

@@ -10,10 +10,12 @@
 #include <string>
 
 #include "cuda/compact_kv_launch.cuh"
+#include "cuda/filtered_probs_launch.cuh"
 #include "cuda/step.cuh"
 #include "cuda/verify_launch.cuh"
 #include "runtime.h"
 #include "via/device.h"
+#include "via/filter.h"
 #include "via/step.h"
 #include "via/verify.h"
 #include "via/workspace.h"
@@ -35,6 +37,24 @@ class Turn {
   }
   const std::lock_guard<std::mutex> lock_;
 };
+
+// Runs a kernel and makes sure that it leaves its work space zero.
+template <typename Launch>
+void launch_clean(const char* op, void* workspace, std::size_t bytes, Launch launch) {
+  char* const begin = static_cast<char*>(workspace);
+  char* const end = begin + bytes;
+  try {
+    launch();
+    const char* const wrong = std::find_if(begin, end, [](char byte) { return byte != 0; });
+    if (wrong != end) {
+      throw std::runtime_error(std::string(op) + ": work space byte " +
+                               std::to_string(wrong - begin) + " is not zero");
+    }
+  } catch (const std::exception&) {
+    std::fill(begin, end, 0);  // the next call is not to suffer for this one
+    throw;
+  }
+}
 
 }  // namespace
 
@@ -77,19 +97,22 @@ void verify_cuda(const VerifyParams& params, void* workspace) {
   cuda::DeviceLimits limits = {1 + calls % 3, 1 + calls % 2, calls % 5 < 2 ? 1.0 : 8e6,
                                1 << calls % 7 % 4};
   ++calls;
-  char* const begin = static_cast<char*>(workspace);
-  char* const end = begin + cuda::workspace_bytes(params);
-  try {
-    cuda::launch_verify(params, workspace, limits, nullptr);
-    const char* const wrong = std::find_if(begin, end, [](char byte) { return byte != 0; });
-    if (wrong != end) {
-      throw std::runtime_error("verify: work space byte " + std::to_string(wrong - begin) +
-                               " is not zero");
-    }
-  } catch (const std::exception&) {
-    std::fill(begin, end, 0);  // the next call is not to suffer for this one
-    throw;
-  }
+  launch_clean("verify", workspace, cuda::workspace_bytes(params),
+               [&] { cuda::launch_verify(params, workspace, limits, nullptr); });
+}
+
+std::size_t filtered_probs_workspace_size(const FilteredProbsParams& params) {
+  return cuda::workspace_bytes(params);
+}
+
+// From one block to several, with coarse and fine units, in turn.
+void filtered_probs_cuda(const FilteredProbsParams& params, void* workspace) {
+  static int calls = 0;
+  const Turn turn;
+  const cuda::ProbsLimits limits = {1 + calls % 4, calls % 3 == 0 ? cuda::kWarps : 1};
+  ++calls;
+  launch_clean("filtered_probs", workspace, cuda::workspace_bytes(params),
+               [&] { cuda::launch_filtered_probs(params, workspace, limits, nullptr); });
 }
 
 }  // namespace via

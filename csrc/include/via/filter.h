@@ -32,8 +32,10 @@ struct FilteredProbsParams {
   const std::int64_t* seed = nullptr;      // [R]; needed with token_ids at temperature > 0
   const std::int64_t* position = nullptr;  // [R]
   std::int32_t column = 0;
-  float* probs = nullptr;             // [R, V], contiguous; may be null if token_ids is set
+  float* probs = nullptr;             // [R, V]; may be null if token_ids is set
+  std::int64_t probs_stride = 0;      // elements from row to row; 0 = vocab_size
   std::int64_t* token_ids = nullptr;  // [R], or null
+  std::int64_t token_ids_stride = 1;  // elements from row to row
   std::int32_t num_threads = 0;       // CPU: 0 = one per core
   void* stream = nullptr;             // CUDA: cudaStream_t
 };
