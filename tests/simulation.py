@@ -17,8 +17,12 @@ from typing import Any
 import pytest
 
 # The operations that the simulated module runs as kernels, and where Python calls them.
-OPERATIONS = {"compact_kv": "via_ext.ops._compact", "verify": "via_ext.ops._verify"}
-SIMULATED = ("compact_kv", "verify")
+OPERATIONS = {
+    "compact_kv": "via_ext.ops._compact",
+    "tree_attention": "via_ext.ops._attention",
+    "verify": "via_ext.ops._verify",
+}
+SIMULATED = ("compact_kv", "tree_attention", "verify")
 FOLDER = Path(__file__).parent.parent / "build" / "simt"
 SLOWNESS = 100
 
@@ -44,7 +48,7 @@ def module() -> ModuleType | None:
 
 def covers(op: str) -> bool:
     """True if tests of `op` can run on the simulated device."""
-    return op in SIMULATED and module() is not None
+    return op in SIMULATED and hasattr(module(), op)
 
 
 @contextmanager

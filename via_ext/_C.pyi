@@ -4,7 +4,7 @@ Native operations of via_ext. Use via_ext.ops.
 """
 from __future__ import annotations
 import typing
-__all__: list[str] = ['build_info', 'compact_kv', 'device_count', 'device_info', 'empty_verification', 'filtered_probs', 'verify']
+__all__: list[str] = ['build_info', 'compact_kv', 'device_count', 'device_info', 'empty_verification', 'filtered_probs', 'tree_attention', 'verify']
 def build_info() -> dict[str, typing.Any]:
     """
     Facts of this build.
@@ -28,6 +28,10 @@ def empty_verification(type: type, batch_size: typing.SupportsInt | typing.Suppo
 def filtered_probs(op: str, logits: typing.Any, temperature: typing.Any, top_k: typing.Any, top_p: typing.Any, min_p: typing.Any, allowed: typing.Any, seed: typing.Any, position: typing.Any, column: typing.SupportsInt | typing.SupportsIndex, probs: typing.Any, token_ids: typing.Any, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     See via_ext.ops.filtered_probs and draft_sample. Writes into `probs` and `token_ids`.
+    """
+def tree_attention(query: typing.Any, key: typing.Any, value: typing.Any, key_cache: typing.Any, value_cache: typing.Any, context_lens: typing.Any, parents: typing.Any, num_tokens: typing.Any, scale: typing.Any, softcap: typing.Any, window: typing.Any, page_table: typing.Any, out: typing.Any, lse: typing.Any, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    See via_ext.ops.tree_attention. Writes into the caches, `out` and `lse`.
     """
 def verify(draft_token_ids: typing.Any, logits: typing.Any, rule: typing.Any, parents: typing.Any, num_nodes: typing.Any, resume: typing.Any, draft_logits: typing.Any, draft_probs: typing.Any, draft_to_target: typing.Any, accept_threshold: typing.Any, escalate_threshold: typing.Any, draft_threshold: typing.Any, temperature: typing.Any, top_k: typing.Any, top_p: typing.Any, min_p: typing.Any, allowed: typing.Any, uniform_samples: typing.Any, seed: typing.Any, position: typing.Any, out: typing.Any, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from via_ext import ops
-from via_ext.ops import _compact, _filter, _verify
+from via_ext.ops import _attention, _compact, _filter, _verify
 from via_ext.ops._common import PerRow
 
 _torch_library: Any = torch.library  # its functions carry no types
@@ -34,6 +34,10 @@ _SCHEMAS = (
     "Tensor? uniform_samples, Tensor? seed, Tensor? position) -> Tensor[]",
     f"filtered_probs(Tensor logits, {_FILTER}) -> Tensor",
     f"draft_sample(Tensor logits, {_FILTER}, Tensor? seed, Tensor? position, int column) "
+    "-> (Tensor, Tensor)",
+    "tree_attention(Tensor query, Tensor key, Tensor value, Tensor(a!) key_cache, "
+    "Tensor(b!) value_cache, Tensor context_lens, Tensor? parents, Tensor? num_tokens, "
+    "float? scale, float? softcap, int? window, Tensor? page_table, bool return_lse) "
     "-> (Tensor, Tensor)",
     "compact_kv(Tensor(a!)[] caches, Tensor context_lens, Tensor path, Tensor num_accepted, "
     "Tensor? page_table) -> ()",
@@ -92,6 +96,10 @@ def _draft_sample_fake(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return token_ids, _filtered_probs_fake(logits)
 
 
+def _tree_attention_fake(query: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    return _attention.empty_outputs(query, args[-1])
+
+
 def _compact_kv_fake(caches: list[Tensor], *args: Any) -> None:
     return None
 
@@ -101,6 +109,7 @@ def _register() -> None:
         "verify": (_verify_real, _verify_fake),
         "filtered_probs": (_filtered_probs_real, _filtered_probs_fake),
         "draft_sample": (_draft_sample_real, _draft_sample_fake),
+        "tree_attention": (_attention.run, _tree_attention_fake),
         "compact_kv": (_compact.run, _compact_kv_fake),
     }
     for schema in _SCHEMAS:
@@ -146,6 +155,12 @@ def draft_sample(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     """`ops.draft_sample` with every argument positional."""
     result: tuple[Tensor, Tensor]
     result = torch.ops.via_ext.draft_sample(logits, *_filter_pairs(args[:5]), *args[5:])
+    return result
+
+
+def tree_attention(query: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    """`ops.tree_attention` with every argument positional; always both results."""
+    result: tuple[Tensor, Tensor] = torch.ops.via_ext.tree_attention(query, *args)
     return result
 
 

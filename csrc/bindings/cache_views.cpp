@@ -13,26 +13,6 @@ namespace {
 constexpr const char* kOp = "compact_kv";
 constexpr std::int64_t kMaxSize = std::numeric_limits<std::int32_t>::max();
 
-// A cache is written, so no two of its elements may share memory: strides, sorted, must nest.
-void check_no_self_overlap(const Tensor& cache) {
-  std::int64_t reach = 1;  // elements covered by the dimensions with smaller strides
-  bool used[4] = {false, false, false, false};
-  for (int step = 0; step < cache.dl.ndim; ++step) {
-    int smallest = -1;
-    for (int i = 0; i < cache.dl.ndim; ++i) {
-      if (used[i] || (smallest >= 0 && cache.dl.strides[i] >= cache.dl.strides[smallest])) continue;
-      smallest = i;
-    }
-    used[smallest] = true;
-    if (cache.size(smallest) <= 1) continue;
-    if (cache.dl.strides[smallest] < reach) {
-      fail_value(cache.argument, "have positive strides without overlap",
-                 "strides " + describe(cache.dl.strides, cache.dl.ndim));
-    }
-    reach += (cache.size(smallest) - 1) * cache.dl.strides[smallest];
-  }
-}
-
 // The first two sizes, [B, S] or [pages, page_size], are common to all caches of a call.
 Tensor read_cache(const Argument argument, py::handle value, const Tensor* first) {
   Tensor cache = read_tensor(argument, value);
@@ -49,7 +29,7 @@ Tensor read_cache(const Argument argument, py::handle value, const Tensor* first
     fail_value(argument, "have fewer than 2^31 rows and heads", describe(cache.dl.shape, 4));
   }
   cache.check_last_dim_contiguous();
-  check_no_self_overlap(cache);
+  cache.check_no_self_overlap();
   return cache;
 }
 

@@ -12,6 +12,7 @@
 #include "bindings/bindings.h"
 #include "bindings/cache_views.h"
 #include "bindings/cuda_call.h"
+#include "bindings/page_table.h"
 #include "bindings/tensor.h"
 
 namespace via::python {
@@ -19,38 +20,6 @@ namespace {
 
 constexpr const char* kOp = "compact_kv";
 constexpr std::int64_t kMaxSize = std::numeric_limits<std::int32_t>::max();
-
-Tensor read_ids(const char* name, py::handle value, std::initializer_list<std::int64_t> sizes,
-                const char* words, const Tensor& like) {
-  Tensor tensor = read_tensor({kOp, name}, value);
-  tensor.check_ids();
-  tensor.check_shape(sizes, words);
-  tensor.check_last_dim_contiguous();
-  tensor.check_same_device(like);
-  return tensor;
-}
-
-void read_pages(CompactKvParams& params, py::handle page_table, const Tensor& cache) {
-  Tensor table = read_tensor({kOp, "page_table"}, page_table);
-  table.check_dtype(DType::kInt32, "int32");
-  table.check_rank(2, "[B, max_pages]");
-  table.check_shape({params.batch_size, table.size(1)}, "[B, max_pages]");
-  table.check_last_dim_contiguous();
-  table.check_same_device(cache);
-  if (table.size(1) > kMaxSize) {  // so that the capacity fits int64
-    fail_value(table.argument, "have shape [B, max_pages] with max_pages < 2^31",
-               describe(table.dl.shape, 2));
-  }
-  const std::int64_t page_size = cache.size(1);
-  if (page_size < 1 || page_size > kMaxSize || (page_size & (page_size - 1)) != 0) {
-    fail_value(cache.argument, "have a page size that is a power of two",
-               describe(cache.dl.shape, 4));
-  }
-  params.page_table = table.view();
-  params.page_size = static_cast<std::int32_t>(page_size);
-  params.num_pages = cache.size(0);
-  params.capacity = table.size(1) * page_size;
-}
 
 void compact_kv(py::handle caches, py::handle context_lens, py::handle path,
                 py::handle num_accepted, py::handle page_table, int num_threads) {
@@ -69,7 +38,7 @@ void compact_kv(py::handle caches, py::handle context_lens, py::handle path,
   params.batch_size = static_cast<std::int32_t>(nodes.size(0));
   params.num_nodes = static_cast<std::int32_t>(nodes.size(1));
   const auto per_row = [&](const char* name, py::handle value) {
-    return read_ids(name, value, {params.batch_size}, "[B]", first).view();
+    return read_ids({kOp, name}, value, {params.batch_size}, "[B]", first).view();
   };
   params.context_lens = per_row("context_lens", context_lens);
   params.num_accepted = per_row("num_accepted", num_accepted);
@@ -81,7 +50,11 @@ void compact_kv(py::handle caches, py::handle context_lens, py::handle path,
     }
     params.capacity = first.size(1);
   } else {
-    read_pages(params, page_table, first);
+    const Pages pages = read_pages(kOp, page_table, params.batch_size, first);
+    params.page_table = pages.table;
+    params.page_size = pages.page_size;
+    params.num_pages = pages.num_pages;
+    params.capacity = pages.capacity;
   }
   params.num_caches = static_cast<std::int32_t>(list.views.size());
   params.caches = list.views.data();

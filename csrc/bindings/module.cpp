@@ -13,4 +13,5 @@ PYBIND11_MODULE(_C, m, pybind11::mod_gil_not_used()) {
   via::python::bind_outputs(m);
   via::python::bind_verify(m);
   via::python::bind_compact_kv(m);
+  via::python::bind_tree_attention(m);
 }

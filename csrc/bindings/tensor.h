@@ -47,6 +47,8 @@ struct Tensor {
   void check_last_dim_contiguous() const;
   // Dense row-major, so that no two elements share memory.
   void check_contiguous() const;
+  // For a tensor that is written: no two of its elements may share memory.
+  void check_no_self_overlap() const;
   void check_same_device(const Tensor& other) const;
   // For the params structs. A one-dimensional tensor keeps its (unit) stride in stride[0].
   TensorView view() const;

@@ -36,6 +36,26 @@ void Tensor::check_contiguous() const {
   }
 }
 
+// Strides, sorted, must nest.
+void Tensor::check_no_self_overlap() const {
+  std::int64_t reach = 1;  // elements covered by the dimensions with smaller strides
+  std::uint64_t used = 0;
+  for (int step = 0; step < dl.ndim; ++step) {
+    int smallest = -1;
+    for (int i = 0; i < dl.ndim; ++i) {
+      if ((used >> i) & 1 || (smallest >= 0 && dl.strides[i] >= dl.strides[smallest])) continue;
+      smallest = i;
+    }
+    used |= std::uint64_t{1} << smallest;
+    if (dl.shape[smallest] <= 1) continue;
+    if (dl.strides[smallest] < reach) {
+      fail_value(argument, "have positive strides without overlap",
+                 "strides " + describe(dl.strides, dl.ndim));
+    }
+    reach += (dl.shape[smallest] - 1) * dl.strides[smallest];
+  }
+}
+
 void Tensor::check_same_device(const Tensor& other) const {
   const DLDevice wanted = other.dl.device;
   if (dl.device.device_type == wanted.device_type && dl.device.device_id == wanted.device_id) {

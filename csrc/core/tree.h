@@ -37,6 +37,17 @@ VIA_HD bool is_live(const NodeSet& live, NodeKind kind, int parent) {
   return kind == NodeKind::kToken && (parent < 0 || live.has(parent));
 }
 
+// A node's ancestors and the node itself, given those of its parent (none for a child of the root).
+VIA_HD NodeSet extend_path(NodeSet parent_path, int node_idx) {
+  parent_path.add(node_idx);
+  return parent_path;
+}
+
+// Attention at `position` sees positions from here on: `window` of them, its own included; 0 = all.
+VIA_HD std::int64_t first_seen(std::int64_t position, std::int64_t window) {
+  return window > 0 && position >= window ? position - window + 1 : 0;
+}
+
 // Row 0 of the logits follows the root, row i + 1 follows node i.
 VIA_HD int row_of_node(int node_idx) { return node_idx + 1; }
 

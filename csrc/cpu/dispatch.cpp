@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "cpu/attention.h"
 #include "cpu/kernels.h"
 
 namespace via::cpu {
@@ -15,11 +16,13 @@ struct IsaEntry {
   bool supported;
   void (*fill_scan)(Kernels&);
   void (*fill_weights)(Kernels&);
+  void (*fill_attention)(AttentionKernels&);
 };
 
 struct Choice {
   const char* name;
   Kernels table;
+  AttentionKernels attention;
 };
 
 #if defined(VIA_HAVE_ISA_v3)
@@ -40,12 +43,12 @@ bool has_v4() {
 Choice choose() {
   const IsaEntry entries[] = {
 #if defined(VIA_HAVE_ISA_v4)
-      {"v4", has_v4(), isa_v4::fill_scan, isa_v4::fill_weights},
+      {"v4", has_v4(), isa_v4::fill_scan, isa_v4::fill_weights, isa_v4::fill_attention},
 #endif
 #if defined(VIA_HAVE_ISA_v3)
-      {"v3", has_v3(), isa_v3::fill_scan, isa_v3::fill_weights},
+      {"v3", has_v3(), isa_v3::fill_scan, isa_v3::fill_weights, isa_v3::fill_attention},
 #endif
-      {"base", true, isa_base::fill_scan, isa_base::fill_weights},
+      {"base", true, isa_base::fill_scan, isa_base::fill_weights, isa_base::fill_attention},
   };
   const char* const wanted = std::getenv("VIA_EXT_CPU_ISA");
   const IsaEntry* chosen = nullptr;
@@ -54,9 +57,10 @@ Choice choose() {
     const bool is_wanted = wanted != nullptr && std::strcmp(entry.name, wanted) == 0;
     if (chosen == nullptr || is_wanted) chosen = &entry;
   }
-  Choice choice{chosen->name, {}};
+  Choice choice{chosen->name, {}, {}};
   chosen->fill_scan(choice.table);
   chosen->fill_weights(choice.table);
+  chosen->fill_attention(choice.attention);
   return choice;
 }
 
@@ -68,6 +72,7 @@ const Choice& choice() {
 }  // namespace
 
 const Kernels& kernels() { return choice().table; }
+const AttentionKernels& attention_kernels() { return choice().attention; }
 const char* cpu_isa() { return choice().name; }
 
 }  // namespace via::cpu
