@@ -30,6 +30,7 @@ TOLERANCES = {
     "exp2_approx": (3e-7, 1.2e-38),
     # Sums of 16 products below 3200: tensor cores round each addition differently.
     "mma_bf16_random": (1e-6, 1e-2),
+    "mma_f16_random": (1e-6, 1e-2),
     # Library functions in float64; one column is rounded to float32.
     "rules_library": (1.2e-7, 1e-14),
 }

@@ -30,6 +30,11 @@ def test_ldmatrix():
         for matrix in range(4):
             first = 64 * matrix + 8 * (lane // 4) + 2 * (lane % 4)
             assert got[lane, matrix] == first | (first + 1) << 16
+    got = load("ldmatrix_x4_trans").reshape(32, 4)
+    for lane in range(32):
+        for matrix in range(4):
+            first = 64 * matrix + 16 * (lane % 4) + lane // 4
+            assert got[lane, matrix] == first | (first + 8) << 16
 
 
 def mma_operands(integers: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -44,11 +49,12 @@ def mma_operands(integers: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return a, b, c if integers else (c.astype(np.float32) * np.float32(1 / 3)).astype(np.float64)
 
 
-def test_mma():
+@pytest.mark.parametrize("name", ["mma_bf16", "mma_f16"])
+def test_mma(name):
     a, b, c = mma_operands(integers=True)
-    assert (load("mma_bf16", np.float32).reshape(16, 8) == a @ b + c).all()
+    assert (load(name, np.float32).reshape(16, 8) == a @ b + c).all()
     a, b, c = mma_operands(integers=False)
-    got = load("mma_bf16_random.approx", np.float64).reshape(16, 8)
+    got = load(f"{name}_random.approx", np.float64).reshape(16, 8)
     magnitude = np.abs(a) @ np.abs(b) + np.abs(c)
     assert (np.abs(got - (a @ b + c)) <= 16 * 2.0**-24 * magnitude).all()
 

@@ -108,15 +108,18 @@ void copies(const Folder& folder) {
   folder.exact("load_stream16", streamed);
 }
 
-// Two bfloat16 in one word; both numbers have at most eight significant bits.
+// Two numbers in one word, with at most eight significant bits.
 std::uint32_t bf16_pair(float low, float high) {
   return bits_as<std::uint32_t>(low) >> 16 | (bits_as<std::uint32_t>(high) & 0xffff0000u);
 }
+std::uint32_t half_pair(float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return bits_as<std::uint32_t>(pair);
+}
 
-void tensor_cores(const Folder& folder) {
-  DeviceBuffer<std::uint32_t> rows(32 * 4);
-  LAUNCH(ldmatrix_kernel, 1, 32, 0, nullptr, rows.data());
-  folder.exact("ldmatrix_x4", rows);
+template <bool kHalf>
+void products(const Folder& folder, const char* exact_name, const char* random_name) {
+  constexpr auto kPair = kHalf ? half_pair : bf16_pair;
   DeviceBuffer<std::uint32_t> a(16 * 8), b(8 * 8);
   DeviceBuffer<float> c(16 * 8), out(16 * 8);
   for (const bool integers : {true, false}) {
@@ -126,20 +129,30 @@ void tensor_cores(const Folder& folder) {
       const int shift = integers ? 0 : static_cast<int>(mix(i + 77777) % 8) - 4;
       return std::ldexp(static_cast<float>(whole), shift);
     };
-    for (std::uint32_t i = 0; i < a.size(); ++i) a[i] = bf16_pair(number(2 * i), number(2 * i + 1));
+    for (std::uint32_t i = 0; i < a.size(); ++i) a[i] = kPair(number(2 * i), number(2 * i + 1));
     for (std::uint32_t i = 0; i < b.size(); ++i) {
-      b[i] = bf16_pair(number(2 * i + 1000), number(2 * i + 1001));
+      b[i] = kPair(number(2 * i + 1000), number(2 * i + 1001));
     }
     for (std::uint32_t i = 0; i < c.size(); ++i) {
       c[i] = number(i + 2000) * (integers ? 1.0f : 1.0f / 3.0f);
     }
-    LAUNCH(mma_kernel, 1, 32, 0, nullptr, a.data(), b.data(), c.data(), out.data());
+    LAUNCH(mma_kernel<kHalf>, 1, 32, 0, nullptr, a.data(), b.data(), c.data(), out.data());
     if (integers) {
-      folder.exact("mma_bf16", out);
+      folder.exact(exact_name, out);
     } else {
-      folder.approx("mma_bf16_random", out);
+      folder.approx(random_name, out);
     }
   }
+}
+
+void tensor_cores(const Folder& folder) {
+  DeviceBuffer<std::uint32_t> rows(32 * 4), columns(32 * 4);
+  LAUNCH(ldmatrix_kernel<false>, 1, 32, 0, nullptr, rows.data());
+  folder.exact("ldmatrix_x4", rows);
+  LAUNCH(ldmatrix_kernel<true>, 1, 32, 0, nullptr, columns.data());
+  folder.exact("ldmatrix_x4_trans", columns);
+  products<false>(folder, "mma_bf16", "mma_bf16_random");
+  products<true>(folder, "mma_f16", "mma_f16_random");
 }
 
 void blocks(const Folder& folder) {

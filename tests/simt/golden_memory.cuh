@@ -32,6 +32,7 @@ __global__ void cp_async_kernel(const std::uint32_t* in /* [kCopyWords] */,
 }
 
 // Four 8x8 matrices of 16-bit elements, element e of row r of matrix m being 64 m + 8 r + e.
+template <bool kTransposed>
 __global__ void ldmatrix_kernel(std::uint32_t* out /* [32, 4] */) {
   SMEM(uint4, rows, [32]);
   const std::uint32_t first = threadIdx.x * 8;
@@ -39,11 +40,16 @@ __global__ void ldmatrix_kernel(std::uint32_t* out /* [32, 4] */) {
   rows[threadIdx.x] = make_uint4(pair(0), pair(2), pair(4), pair(6));
   __syncwarp();
   std::uint32_t got[4];
-  prim::ldmatrix_x4(got, &rows[threadIdx.x]);
+  if constexpr (kTransposed) {
+    prim::ldmatrix_x4_trans(got, &rows[threadIdx.x]);
+  } else {
+    prim::ldmatrix_x4(got, &rows[threadIdx.x]);
+  }
   for (int i = 0; i < 4; ++i) out[threadIdx.x * 4 + i] = got[i];
 }
 
-// One product; a [16, 16] and b [8, 16] (one row per column) in bfloat16, c [16, 8].
+// One product; a [16, 16] and b [8, 16] (one row per column) in bfloat16 or half, c [16, 8].
+template <bool kHalf>
 __global__ void mma_kernel(const std::uint32_t* a, const std::uint32_t* b, const float* c,
                            float* out /* [16, 8] */) {
   const int group = static_cast<int>(threadIdx.x) / 4, pair = static_cast<int>(threadIdx.x) % 4;
@@ -52,7 +58,11 @@ __global__ void mma_kernel(const std::uint32_t* a, const std::uint32_t* b, const
   for (int i = 0; i < 4; ++i) a_words[i] = a[(group + i % 2 * 8) * 8 + pair + i / 2 * 4];
   for (int i = 0; i < 2; ++i) b_words[i] = b[group * 8 + pair + i * 4];
   for (int i = 0; i < 4; ++i) sums[i] = c[(group + i / 2 * 8) * 8 + pair * 2 + i % 2];
-  prim::mma_bf16(sums, a_words, b_words);
+  if constexpr (kHalf) {
+    prim::mma_f16(sums, a_words, b_words);
+  } else {
+    prim::mma_bf16(sums, a_words, b_words);
+  }
   for (int i = 0; i < 4; ++i) out[(group + i / 2 * 8) * 8 + pair * 2 + i % 2] = sums[i];
 }
 

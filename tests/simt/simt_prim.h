@@ -38,29 +38,59 @@ inline void cp_async_wait() {
   simt::async_wait(kGroupsLeft);
 }
 
-inline void ldmatrix_x4(std::uint32_t (&out)[4], const void* row, VIA_SITE_ARG) {
+// What lane l receives of matrix i is given by lanes 8 i + row, where row is l / 4, or, transposed,
+// 2 (l % 4) and the next.
+template <bool kTransposed>
+inline void ldmatrix_warp(std::uint32_t (&out)[4], const void* row, simt::Site site) {
   struct Argument {
     std::uint32_t row[4], out[4];
   } argument;
   if ((reinterpret_cast<std::uintptr_t>(row) & 15u) != 0) {
-    simt::fail("misaligned", VIA_SITE, "ldmatrix: row address %p is not 16-byte aligned", row);
+    simt::fail("misaligned", site, "ldmatrix: row address %p is not 16-byte aligned", row);
   }
   // Every lane reads its own row here, so that the access counts as this lane's.
   for (int i = 0; i < 4; ++i) argument.row[i] = static_cast<const std::uint32_t*>(row)[i];
-  const simt::Collective transpose = [](unsigned, void* const* lanes) {
+  const simt::Collective exchange = [](unsigned, void* const* lanes) {
+    const auto element = [lanes](int giver, int column) {
+      const std::uint32_t pair = static_cast<const Argument*>(lanes[giver])->row[column / 2];
+      return column % 2 != 0 ? pair >> 16 : pair & 0xffffu;
+    };
     for (int lane = 0; lane < 32; ++lane) {
+      const int group = lane / 4, pair = lane % 4 * 2;
       for (int i = 0; i < 4; ++i) {
-        const auto* giver = static_cast<const Argument*>(lanes[i * 8 + lane / 4]);
-        static_cast<Argument*>(lanes[lane])->out[i] = giver->row[lane % 4];
+        const std::uint32_t low =
+            kTransposed ? element(8 * i + pair, group) : element(8 * i + group, pair);
+        const std::uint32_t high =
+            kTransposed ? element(8 * i + pair + 1, group) : element(8 * i + group, pair + 1);
+        static_cast<Argument*>(lanes[lane])->out[i] = low | high << 16;
       }
     }
   };
-  simt::collective({transpose, 0xffffffffu, &argument, true, "ldmatrix"}, VIA_SITE);
+  const char* const name = kTransposed ? "ldmatrix.trans" : "ldmatrix";
+  simt::collective({exchange, 0xffffffffu, &argument, true, name}, site);
   for (int i = 0; i < 4; ++i) out[i] = argument.out[i];
 }
+inline void ldmatrix_x4(std::uint32_t (&out)[4], const void* row, VIA_SITE_ARG) {
+  ldmatrix_warp<false>(out, row, VIA_SITE);
+}
+inline void ldmatrix_x4_trans(std::uint32_t (&out)[4], const void* row, VIA_SITE_ARG) {
+  ldmatrix_warp<true>(out, row, VIA_SITE);
+}
 
-inline float bf16_low(std::uint32_t pair) { return __uint_as_float(pair << 16); }
-inline float bf16_high(std::uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
+inline float half_to_float(std::uint16_t bits) {
+  __half_raw raw;
+  raw.x = bits;
+  return __half2float(__half(raw));
+}
+// The low and the high element of a register of two.
+struct Bf16Pair {
+  static float low(std::uint32_t pair) { return __uint_as_float(pair << 16); }
+  static float high(std::uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
+};
+struct HalfPair {
+  static float low(std::uint32_t pair) { return half_to_float(pair & 0xffffu); }
+  static float high(std::uint32_t pair) { return half_to_float(pair >> 16); }
+};
 
 struct MmaArgument {
   float* c;
@@ -68,6 +98,7 @@ struct MmaArgument {
 };
 
 // Fragments of mma.m16n8k16 as in the PTX ISA; float32 sums in order of k.
+template <typename Pair>
 inline void mma_warp(unsigned, void* const* lanes) {
   float a[16][16], b[16][8], c[16][8];
   for (int lane = 0; lane < 32; ++lane) {
@@ -75,13 +106,13 @@ inline void mma_warp(unsigned, void* const* lanes) {
     const int group = lane >> 2, pair = (lane & 3) * 2;
     for (int i = 0; i < 4; ++i) {
       const int row = group + (i & 1) * 8, k = pair + (i >> 1) * 8;
-      a[row][k] = bf16_low(own.a[i]);
-      a[row][k + 1] = bf16_high(own.a[i]);
+      a[row][k] = Pair::low(own.a[i]);
+      a[row][k + 1] = Pair::high(own.a[i]);
       c[group + (i >> 1) * 8][pair + (i & 1)] = own.c[i];
     }
     for (int i = 0; i < 2; ++i) {
-      b[pair + i * 8][group] = bf16_low(own.b[i]);
-      b[pair + i * 8 + 1][group] = bf16_high(own.b[i]);
+      b[pair + i * 8][group] = Pair::low(own.b[i]);
+      b[pair + i * 8 + 1][group] = Pair::high(own.b[i]);
     }
   }
   for (int row = 0; row < 16; ++row) {
@@ -95,14 +126,23 @@ inline void mma_warp(unsigned, void* const* lanes) {
     for (int i = 0; i < 4; ++i) own.c[i] = c[group + (i >> 1) * 8][pair + (i & 1)];
   }
 }
-inline void mma_bf16(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
-                     VIA_SITE_ARG) {
+template <typename Pair>
+inline void mma(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
+                simt::Site site) {
   // Copies: the arguments of a caller may live in memory that the race build watches.
   float sums[4] = {c[0], c[1], c[2], c[3]};
   MmaArgument argument{sums, a, b};
   ++simt::stats.mma;
-  simt::collective({mma_warp, 0xffffffffu, &argument, true, "mma.m16n8k16"}, VIA_SITE);
+  simt::collective({mma_warp<Pair>, 0xffffffffu, &argument, true, "mma.m16n8k16"}, site);
   for (int i = 0; i < 4; ++i) c[i] = sums[i];
+}
+inline void mma_bf16(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
+                     VIA_SITE_ARG) {
+  mma<Bf16Pair>(c, a, b, VIA_SITE);
+}
+inline void mma_f16(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
+                    VIA_SITE_ARG) {
+  mma<HalfPair>(c, a, b, VIA_SITE);
 }
 
 inline unsigned ld_acquire(const unsigned* pointer, VIA_SITE_ARG) {
@@ -134,11 +174,6 @@ inline uint4 load_stream16(const void* pointer, VIA_SITE_ARG) {
   return *static_cast<const uint4*>(pointer);
 }
 
-inline float half_to_float(std::uint16_t bits) {
-  __half_raw raw;
-  raw.x = bits;
-  return __half2float(__half(raw));
-}
 inline void forget(uint4&) {}
 
 using mbar_t = unsigned long long;
