@@ -39,7 +39,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "device" in metafunc.fixturenames:
         module = metafunc.module.__name__.rpartition("test_")[2]
         known = (*simulation.OPERATIONS, *CPU_ONLY)
+        # The drop-ins are calls of verify.
         op = next((op for op in known if module.startswith(op)), "")
+        op = "verify" if module.startswith("compat") else op
         found = places(op)
         metafunc.parametrize("device", found.values(), ids=found.keys())
     if "verify" in metafunc.fixturenames:
