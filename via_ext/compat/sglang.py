@@ -3,106 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, NamedTuple
-
 import torch
 from torch import Tensor
 
-from via_ext.compat._common import MAX_NODES, Arguments, view_rows
-from via_ext.compat._links import NodeOrder, order_nodes
-from via_ext.ops._verify import Verification, verify_rows
+from via_ext.compat._common import view_rows
+from via_ext.compat._tree import accepts_retrieve, read_tree
+from via_ext.ops._verify import verify_rows
 
 __all__ = ["tree_speculative_sampling_target_only", "verify_tree_greedy"]
 
 _MIN_THRESHOLD_ACC = 1e-9  # SGLang's
 
 
-class _Tree(NamedTuple):
-    """The checked arguments that both functions have. B requests, N nodes with the root, S steps."""
-
-    arguments: Arguments
-    predicts: Tensor
-    accept_index: Tensor
-    accept_token_num: Tensor
-    candidates: Tensor
-    retrive_index: Tensor
-    order: NodeOrder
-
-
-def _accepts_retrieve(function: Callable[..., None]) -> Callable[..., None]:
-    """Some revisions of SGLang spell the links retrieve_*."""
-
-    @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> None:
-        spelled = {name.replace("retrieve_", "retrive_"): value for name, value in kwargs.items()}
-        function(*args, **spelled)
-
-    return call
-
-
-def _read_tree(
-    op: str,
-    predicts: Tensor,
-    accept_index: Tensor,
-    accept_token_num: Tensor,
-    candidates: Tensor,
-    links: tuple[Tensor, Tensor, Tensor],
-) -> _Tree:
-    arguments = Arguments(op, candidates, "candidates")
-    candidates = arguments.ids("candidates", candidates, (None, None), "[B, N]")
-    batch_size, size = candidates.shape
-    if size < 1:
-        raise ValueError(
-            f"{op}: candidates must have the root's column, got {list(candidates.shape)}"
-        )
-    arguments.at_most("candidates.shape[1]", size, MAX_NODES + 1)
-    names = ("retrive_index", "retrive_next_token", "retrive_next_sibling")
-    index, next_token, next_sibling = (
-        arguments.ids(name, value, (batch_size, size), "[B, N]")
-        for name, value in zip(names, links, strict=True)
-    )
-    arguments.output("predicts", predicts, None, "any shape")
-    if not predicts.is_contiguous():
-        raise ValueError(f"{op}: predicts must be contiguous, got strides {predicts.stride()}")
-    arguments.output("accept_index", accept_index, (batch_size, None), "[B, S]")
-    if accept_index.shape[1] < 1:
-        raise ValueError(f"{op}: accept_index must have the root's column, got [{batch_size}, 0]")
-    arguments.output("accept_token_num", accept_token_num, (batch_size,), "[B]")
-    order = order_nodes(next_token, next_sibling, accept_index.shape[1] - 1)
-    return _Tree(
-        arguments, predicts, accept_index, accept_token_num, candidates, index.long(), order
-    )
-
-
-def _visited(tree: _Tree, result: Verification) -> Tensor:
-    """[B, N] columns of the root and the accepted nodes; what follows is any column."""
-    nodes = tree.order.columns.gather(1, result.path.long().clamp(min=0))
-    return torch.nn.functional.pad(nodes, (1, 0))
-
-
-def _write(tree: _Tree, result: Verification, visited: Tensor, tokens: Tensor) -> None:
-    """Fills the outputs: `tokens` [B, N] int64 follow the nodes in `visited`.
-
-    Slots that no visited node has stay as they are. One beyond `predicts` is not written.
-    """
-    count = result.num_accepted.long()[:, None]
-    is_visited = torch.arange(visited.shape[1], device=visited.device) <= count
-    slots = tree.retrive_index.gather(1, visited)
-    steps = min(visited.shape[1], tree.accept_index.shape[1])
-    places = tree.accept_index[:, :steps]
-    places.copy_(torch.where(is_visited[:, :steps], slots[:, :steps], places))
-    predicts = tree.predicts.view(-1)
-    size = predicts.shape[0]
-    slots = torch.where(is_visited & (slots >= 0) & (slots < size), slots, size)
-    written = torch.full((size + 1,), -1, dtype=torch.int64, device=visited.device)
-    written = written.scatter_(0, slots.flatten(), tokens.flatten())[:size]
-    predicts.copy_(torch.where(written >= 0, written, predicts))
-    tree.accept_token_num.copy_(result.num_accepted)
-
-
-@_accepts_retrieve
+@accepts_retrieve
 def tree_speculative_sampling_target_only(
     predicts: Tensor,
     accept_index: Tensor,
@@ -155,9 +68,7 @@ def tree_speculative_sampling_target_only(
     """
     op = "tree_speculative_sampling_target_only"
     if isinstance(draft_probs, (int, float)):  # the newer order, without draft_probs
-        if isinstance(threshold_acc, bool):
-            threshold_acc = threshold_single
-        elif threshold_single != 1.0:
+        if isinstance(threshold_acc, bool) or threshold_single != 1.0:
             threshold_acc = threshold_single
         threshold_single = draft_probs
     for name, value in (("threshold_single", threshold_single), ("threshold_acc", threshold_acc)):
@@ -166,7 +77,7 @@ def tree_speculative_sampling_target_only(
         if not 0 <= value <= 1:
             raise ValueError(f"{op}: {name} must be in [0, 1], got {value}")
     links = (retrive_index, retrive_next_token, retrive_next_sibling)
-    tree = _read_tree(op, predicts, accept_index, accept_token_num, candidates, links)
+    tree = read_tree(op, predicts, accept_index, accept_token_num, candidates, links)
     batch_size, size = tree.candidates.shape
     arguments = tree.arguments
     probs = arguments.rows("target_probs", target_probs, (batch_size, size, None), "[B, N, V]")
@@ -195,13 +106,13 @@ def tree_speculative_sampling_target_only(
         threshold_single=float(threshold_single),
         threshold_acc=max(float(threshold_acc), _MIN_THRESHOLD_ACC),
     )
-    visited = _visited(tree, result)
+    visited = tree.visited(result)
     follows = torch.nn.functional.pad(tree.candidates.gather(1, visited)[:, 1:].long(), (0, 1))
     follows = follows.scatter_(1, result.num_accepted.long()[:, None], result.next_token[:, None])
-    _write(tree, result, visited, follows)
+    tree.write(result, visited, follows)
 
 
-@_accepts_retrieve
+@accepts_retrieve
 def verify_tree_greedy(
     predicts: Tensor,
     accept_index: Tensor,
@@ -233,7 +144,7 @@ def verify_tree_greedy(
     """
     op = "verify_tree_greedy"
     links = (retrive_index, retrive_next_token, retrive_next_sibling)
-    tree = _read_tree(op, predicts, accept_index, accept_token_num, candidates, links)
+    tree = read_tree(op, predicts, accept_index, accept_token_num, candidates, links)
     batch_size, size = tree.candidates.shape
     predict = tree.arguments.ids(
         "target_predict", target_predict, (batch_size, size), "[B, N]"
@@ -256,5 +167,5 @@ def verify_tree_greedy(
         parents=order.parents,
         temperature=0.0,
     )
-    visited = _visited(tree, result)
-    _write(tree, result, visited, predict.gather(1, visited))
+    visited = tree.visited(result)
+    tree.write(result, visited, predict.gather(1, visited))
