@@ -3,8 +3,11 @@
 
 import math
 
+import pytest
 import torch
 from torch import Tensor
+
+from tests import simulation
 
 LEAST_EXPECTED = 5.0
 
@@ -26,3 +29,10 @@ def assert_follows(tokens: Tensor, probs: Tensor, label: str = "") -> None:
     assert freedom >= 1, f"{label}: too few samples to judge"
     chi2 = ((bins - means)[kept] ** 2 / means[kept]).sum().item()
     assert chi2 < freedom + 10 * math.sqrt(2 * freedom), f"{label}: chi2 {chi2} of {freedom}"
+
+
+def samples(count: int, device: str) -> int:
+    """`count`; skips the test in the simulation, which is compared token by token elsewhere."""
+    if simulation.is_simulated(device):
+        pytest.skip(f"{count} samples: too slow for the simulation")
+    return count

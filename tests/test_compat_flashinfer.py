@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests import simulation
-from tests.compat_law import assert_follows
+from tests.compat_law import assert_follows, samples
 from via_ext.compat.flashinfer import chain_speculative_sampling
 
 Q = torch.tensor([[[0.1, 0.2, 0.3, 0.4], [0.2, 0.3, 0.4, 0.1]]])
@@ -81,7 +81,7 @@ def test_counters_accumulate_in_place(device, dtype):
 
 
 def test_every_position_follows_the_target(device):
-    batch, vocab = simulation.scaled(65536, device, 250), 16
+    batch, vocab = samples(65536, device), 16
     draft, target = random_rows(2, vocab, power=3), random_rows(3, vocab, power=3)
     ids = torch.multinomial(draft, batch, replacement=True).T.contiguous()
     arguments = (draft.expand(batch, -1, -1), ids, target.expand(batch, -1, -1))

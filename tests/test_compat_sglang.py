@@ -232,7 +232,5 @@ def test_thresholds_without_draft_probs_keep_their_places(device):
     coins = torch.full((1, 2), 0.9, device=device)
     for rest, count in (((0.3, 1.0), 1), ((1.0, 0.4, True), 1), ((1.0, 1.0), 0), ((0.5,), 0)):
         outputs, tensors = prepare(given, 2, device)
-        tree_speculative_sampling_target_only(
-            *outputs, *tensors, coins, coins[:, 0], probs, *rest
-        )
+        tree_speculative_sampling_target_only(*outputs, *tensors, coins, coins[:, 0], probs, *rest)
         assert outputs[2].tolist() == [count], rest
