@@ -19,6 +19,7 @@ namespace via::cpu {
 namespace {
 
 constexpr std::int64_t kPartChunks = 4;
+alignas(64) constexpr float kNothing[kChunk] = {};
 
 template <typename Body>
 void for_each_chunk(std::int64_t count, Body&& body) {
@@ -79,13 +80,14 @@ void scan_probs(const RowView& row, Law& law) {
   law.scale = kProbabilityRow;
   law.chunks.resize(num_chunks(row.size));
   for_each_chunk(num_chunks(row.size), [&](std::int64_t chunk_idx) {
-    alignas(64) float weights[kChunk];
-    ChunkStats chunk = {kNegInf, kernels().load_probs(row, chunk_idx, weights), 0.0, 0.0};
-    for (const float weight : weights) {
-      if (weight > 0.0f && weight > chunk.max) chunk.max = weight;
-      chunk.sum += static_cast<double>(weight);
-    }
+    alignas(64) float weights[kChunk], rest[kChunk];
+    ChunkStats chunk = kernels().chunk_max(row, chunk_idx);
+    kernels().load_probs(row, chunk_idx, weights);
+    // What is left of the weights when nothing is taken away: their sum.
+    chunk.sum = kernels().chunk_residual(weights, kNothing, -1, rest);
+    if (!(chunk.max > 0.0f)) chunk.max = kNegInf;
     if (chunk.max == kPosInf) chunk.sum = 0.0;
+    chunk.exponent = 0.0;
     law.chunks[chunk_idx] = chunk;
   });
   merge_chunks(law);
