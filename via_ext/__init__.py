@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from via_ext._build import build_info, require_torch
 
 if TYPE_CHECKING:
-    from via_ext import demo, drafters, ops
+    from via_ext import compat, demo, drafters, ops
     from via_ext.config import ViaConfig
     from via_ext.decode import Decoder, generate
     from via_ext.result import DecodeResult, StepOutput
@@ -31,6 +31,7 @@ _EXPORTS: dict[str, str | None] = {
     "StepOutput": "result",
     "Tree": "tree",
     "ViaConfig": "config",
+    "compat": None,
     "demo": None,
     "drafters": None,
     "generate": "decode",
@@ -46,6 +47,7 @@ __all__ = [
     "Tree",
     "ViaConfig",
     "build_info",
+    "compat",
     "demo",
     "drafters",
     "generate",

@@ -21,7 +21,7 @@ void verify(py::handle draft_token_ids, py::handle logits, py::handle rule, py::
             py::handle escalate_threshold, py::handle draft_threshold, py::handle temperature,
             py::handle top_k, py::handle top_p, py::handle min_p, py::handle allowed,
             py::handle uniform_samples, py::handle seed, py::handle position, py::handle out,
-            int num_threads) {
+            int num_threads, py::handle extras) {
   VerifyInputs inputs = read_verify_inputs({draft_token_ids,
                                             logits,
                                             rule,
@@ -43,6 +43,7 @@ void verify(py::handle draft_token_ids, py::handle logits, py::handle rule, py::
                                             seed,
                                             position});
   VerifyParams& params = inputs.params;
+  read_extras(inputs, extras);
   VerificationTensors resumed;
   if (!resume.is_none()) {
     resumed =
@@ -83,7 +84,8 @@ void bind_verify(py::module_& m) {
         py::arg("escalate_threshold"), py::arg("draft_threshold"), py::arg("temperature"),
         py::arg("top_k"), py::arg("top_p"), py::arg("min_p"), py::arg("allowed"),
         py::arg("uniform_samples"), py::arg("seed"), py::arg("position"), py::arg("out"),
-        py::arg("num_threads"), "See via_ext.ops.verify. Writes into `out`.");
+        py::arg("num_threads"), py::arg("extras") = py::none(),
+        "See via_ext.ops.verify. Writes into `out`.");
 }
 
 }  // namespace via::python

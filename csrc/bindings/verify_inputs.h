@@ -34,6 +34,10 @@ void read_draft(VerifyInputs& inputs, const VerifyArguments& arguments);
 void read_thresholds(VerifyInputs& inputs, const VerifyArguments& arguments);
 void read_masks_and_coins(VerifyInputs& inputs, const VerifyArguments& arguments);
 
+// `extras` (None, or a tuple): other verifiers' layouts and rules, as VerifyParams has them, in the
+// order logits_offsets, draft_offsets, logits_are_probs, threshold_single, threshold_acc, coins.
+void read_extras(VerifyInputs& inputs, py::handle extras);
+
 // Raises TypeError or ValueError for the first argument that breaks a rule.
 VerifyInputs read_verify_inputs(const VerifyArguments& arguments);
 

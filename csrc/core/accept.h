@@ -20,13 +20,18 @@ VIA_HD bool accept_token(float uniform, double draft_probability, double probabi
 
 // One-hot drafts: the children of a parent share one uniform; child c is accepted iff u < the sum
 // of q over the distinct children up to and including c, and q(c) > 0. This is inverse-CDF sampling
-// with the children first.
+// with the children first. Thresholds below 1 accept more, and are lossy: by a child's own q, or by
+// a sum that counts for more.
 struct OneHotWalk {
+  float threshold_single = 1.0f;
+  float threshold_acc = 1.0f;
   double covered = 0.0;
 
   VIA_HD bool accept(float uniform, double probability) {
     covered += probability;
-    return probability > 0.0 && static_cast<double>(uniform) < covered;
+    if (!(probability > 0.0)) return false;
+    return static_cast<double>(uniform) < covered / static_cast<double>(threshold_acc) ||
+           probability >= static_cast<double>(threshold_single);
   }
 };
 

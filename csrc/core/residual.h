@@ -14,10 +14,12 @@ namespace via {
 VIA_CORE_BEGIN
 
 // One entry of max(r - p, 0); F is float or a vector of floats. NaN and negative p count as 0.
-VIA_HD float residual_weight(float r, float p) {
-  const float taken = p > 0.0f ? p : 0.0f;
-  const float rest = r - taken;
-  return rest > 0.0f ? rest : 0.0f;
+template <typename F>
+VIA_HD F residual_weight(F r, F p) {
+  const F zero = {};
+  const F taken = p > zero ? p : zero;
+  const F rest = r - taken;
+  return rest > zero ? rest : zero;
 }
 
 VIA_HD bool residual_has_mass(double sum) { return sum > 0.0; }

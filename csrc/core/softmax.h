@@ -35,6 +35,11 @@ VIA_HD float exponent_scale(float temperature) {
   return scale < 3.4028234663852886e38 ? static_cast<float>(scale) : 3.4028234663852886e38f;
 }
 
+// In place of a scale: the row holds probabilities, not logits. A weight is then the value itself,
+// every exponent is 0, and what is not positive has no mass.
+inline constexpr float kProbabilityRow = 0.0f;
+VIA_HD bool holds_probabilities(float scale) { return scale == kProbabilityRow; }
+
 // Exponent of a logit; the product of two float32 is exact in float64.
 VIA_HD double exponent_of(float logit, float scale) {
   return static_cast<double>(logit) * static_cast<double>(scale);
@@ -67,11 +72,15 @@ VIA_HD void merge_stats(SoftmaxStats& into, const SoftmaxStats& next) {
 // Softmax probability of one token, given a sum of weights relative to 2^exponent.
 VIA_HD double probability(float logit, float scale, double sum, double exponent) {
   if (!(logit > kNegInf)) return 0.0;
+  if (holds_probabilities(scale)) return logit > 0.0f ? static_cast<double>(logit) : 0.0;
   return exp2(exponent_of(logit, scale) - exponent) / sum;
 }
 
 VIA_HD double log_probability(float logit, float scale, double sum, double exponent) {
   if (!(logit > kNegInf)) return static_cast<double>(kNegInf);
+  if (holds_probabilities(scale)) {
+    return logit > 0.0f ? log(static_cast<double>(logit)) : static_cast<double>(kNegInf);
+  }
   return (exponent_of(logit, scale) - exponent) * 0.69314718055994531 - log(sum);
 }
 

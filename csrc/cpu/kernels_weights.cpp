@@ -124,8 +124,9 @@ double chunk_weights(const RowView& row, std::int64_t chunk_idx, float max, floa
 }
 
 double chunk_residual(const float* r, const float* p, std::int64_t rejected, float* rest) {
-#pragma omp simd
-  for (int i = 0; i < static_cast<int>(kChunk); ++i) rest[i] = residual_weight(r[i], p[i]);
+  for (int i = 0; i < static_cast<int>(kChunk); i += kVectorLanes) {
+    store(rest + i, residual_weight(load(r + i), load(p + i)));
+  }
   // The rejected token has no mass left; rounding may say otherwise.
   if (rejected >= 0 && rejected < kChunk) rest[rejected] = 0.0f;
   return sum_chunk(rest);

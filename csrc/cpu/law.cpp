@@ -19,6 +19,7 @@ namespace via::cpu {
 namespace {
 
 constexpr std::int64_t kPartChunks = 4;
+alignas(64) constexpr float kNothing[kChunk] = {};
 
 template <typename Body>
 void for_each_chunk(std::int64_t count, Body&& body) {
@@ -74,6 +75,24 @@ void scan_softmax(const RowView& row, float temperature, Law& law) {
   merge_chunks(law);
 }
 
+void scan_probs(const RowView& row, Law& law) {
+  law.row = row;
+  law.scale = kProbabilityRow;
+  law.chunks.resize(num_chunks(row.size));
+  for_each_chunk(num_chunks(row.size), [&](std::int64_t chunk_idx) {
+    alignas(64) float weights[kChunk], rest[kChunk];
+    ChunkStats chunk = kernels().chunk_max(row, chunk_idx);
+    kernels().load_probs(row, chunk_idx, weights);
+    // What is left of the weights when nothing is taken away: their sum.
+    chunk.sum = kernels().chunk_residual(weights, kNothing, -1, rest);
+    if (!(chunk.max > 0.0f)) chunk.max = kNegInf;
+    if (chunk.max == kPosInf) chunk.sum = 0.0;
+    chunk.exponent = 0.0;
+    law.chunks[chunk_idx] = chunk;
+  });
+  merge_chunks(law);
+}
+
 void apply_filters(const Filters& filters, Law& law) {
   law.cut = select_cut(law, filters);
   if (law.cut.keeps_all()) return;
@@ -114,6 +133,10 @@ float Law::log_probability_of(std::int64_t token_id) const {
 void Law::chunk_probs(std::int64_t chunk_idx, float* probs) const {
   std::fill(probs, probs + kChunk, 0.0f);
   if (!has_mass()) return;
+  if (holds_probabilities(scale) && !is_one_hot()) {
+    kernels().load_probs(row, chunk_idx, probs);
+    return;
+  }
   if (is_one_hot()) {
     if (stats.argmax / kChunk == chunk_idx) probs[stats.argmax % kChunk] = 1.0f;
     return;
@@ -134,8 +157,12 @@ std::int64_t draw(const Law& law, float uniform, const std::int64_t* excluded, i
   // Weights relative to the chunk's maximum, without the excluded; returns their common factor.
   const auto load_chunk = [&](std::int64_t chunk_idx) {
     const float max = law.chunks[chunk_idx].max;
-    kernels().chunk_weights(law.row, chunk_idx, max, law.scale, {law.cut.logit, law.cut.last_id},
-                            1.0f, weights);
+    if (holds_probabilities(law.scale)) {
+      kernels().load_probs(law.row, chunk_idx, weights);
+    } else {
+      kernels().chunk_weights(law.row, chunk_idx, max, law.scale, {law.cut.logit, law.cut.last_id},
+                              1.0f, weights);
+    }
     for (int i = 0; i < num_excluded; ++i) {
       if (excluded[i] / kChunk == chunk_idx) weights[excluded[i] % kChunk] = 0.0f;
     }

@@ -15,7 +15,7 @@ namespace via::cpu {
 
 struct Law {
   RowView row;
-  float scale = 1.0f;  // log2(e) / T
+  float scale = 1.0f;  // log2(e) / T, or kProbabilityRow
   SoftmaxStats stats;  // of the row before filters
   FilterCut cut;       // what the filters keep
   double sum = 0.0;    // of the kept weights, relative to stats.exponent
@@ -37,6 +37,9 @@ void scan_max(const RowView& row, Law& law);
 
 // The whole unfiltered law at a temperature > 0. Reads the row once.
 void scan_softmax(const RowView& row, float temperature, Law& law);
+
+// The same of a row of probabilities, used as they stand. Reads the row once.
+void scan_probs(const RowView& row, Law& law);
 
 // Applies top-k, top-p and min-p to a scanned law with a finite maximum.
 void apply_filters(const Filters& filters, Law& law);

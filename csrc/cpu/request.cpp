@@ -66,8 +66,11 @@ bool Request::is_live_child(int node_idx, int parent) const {
 
 RowView Request::logits_row(int row_idx) const {
   const TensorView& logits = params_.logits;
-  RowView row = row_at(logits, batch_idx_ * logits.stride[0] + row_idx * logits.stride[1],
-                       params_.vocab_size);
+  const std::int64_t* const offsets = params_.logits_offsets;
+  const std::int64_t begin = offsets != nullptr
+                                 ? offsets[batch_idx_ * (params_.num_nodes + 1) + row_idx]
+                                 : batch_idx_ * logits.stride[0] + row_idx * logits.stride[1];
+  RowView row = row_at(logits, begin, params_.vocab_size);
   const TensorView& allowed = params_.allowed;
   if (allowed.data != nullptr) {
     row.allowed = static_cast<const std::uint32_t*>(allowed.data) + batch_idx_ * allowed.stride[0] +
@@ -78,8 +81,11 @@ RowView Request::logits_row(int row_idx) const {
 
 void Request::open_draft(int node_idx, DraftLaw& draft) const {
   const TensorView& probs = params_.draft_probs;
-  const RowView row = row_at(probs, batch_idx_ * probs.stride[0] + node_idx * probs.stride[1],
-                             params_.draft_vocab_size);
+  const std::int64_t* const offsets = params_.draft_offsets;
+  const std::int64_t begin = offsets != nullptr
+                                 ? offsets[batch_idx_ * params_.num_nodes + node_idx]
+                                 : batch_idx_ * probs.stride[0] + node_idx * probs.stride[1];
+  const RowView row = row_at(probs, begin, params_.draft_vocab_size);
   const TensorView& map = params_.draft_to_target;
   draft.open(row, params_.draft_probs_are_logits, map.data != nullptr ? &map : nullptr,
              params_.vocab_size);

@@ -64,6 +64,11 @@ void Walk::run() {
 void Walk::load_row() {
   const Filters& filters = request_.filters;
   const bool is_greedy = !(filters.temperature > 0.0f);
+  if (params_.logits_are_probs) {
+    scan_probs(request_.logits_row(row_idx_), law_);
+    if (law_.has_nan) request_.status |= kStatusNan;
+    return;
+  }
   scan_softmax(request_.logits_row(row_idx_), is_greedy ? 1.0f : filters.temperature, law_);
   if (law_.has_nan) request_.status |= kStatusNan;
   if (!is_greedy && law_.has_mass() && !law_.is_one_hot()) apply_filters(filters, law_);
@@ -93,7 +98,7 @@ bool Walk::step_sample_one_hot() {
   std::int64_t tried[kMaxNodes];
   int num_tried = 0;
   const float coin = request_.coin(row_idx_);
-  OneHotWalk children;
+  OneHotWalk children = {params_.threshold_single, params_.threshold_acc};
   for (int node = request_.next_child(row_idx_, -1); node >= 0;
        node = request_.next_child(row_idx_, node)) {
     const std::int64_t token = request_.token(node);

@@ -84,6 +84,10 @@ void Walk::finish() {
   params_.out.num_accepted[batch_idx_] = num_accepted_;
   params_.out.next_row[batch_idx_] = row_idx_;
   params_.out.status[batch_idx_] |= request_.status;
+  if (params_.coins == nullptr) return;
+  for (int column = 0; column <= params_.num_nodes; ++column) {
+    params_.coins[first_node_ + batch_idx_ + column] = request_.coin(column);
+  }
 }
 
 }  // namespace via::cpu

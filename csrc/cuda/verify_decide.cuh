@@ -185,6 +185,7 @@ VIA_DEVICE_CALL void write_decision(const VerifyArgs& args, int batch_idx,
       logprob = node_log_probability(shared.request, walk.row[walk.row_idx], token, logit);
     }
     out.logprobs[first + batch_idx + i] = logprob;
+    if (args.p.coins != nullptr) args.p.coins[first + batch_idx + i] = walk.coin[i];
   }
   const int status = walk.status | route_status(args, shared);
   if (i != 0) return;

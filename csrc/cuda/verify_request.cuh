@@ -19,10 +19,12 @@ struct RequestParams {
   Filters filters;
   RouteThresholds tau;
   bool is_refused;
+  bool holds_probs;  // rows are probabilities, not logits
 
   VIA_DEVICE bool is_greedy() const { return !(filters.temperature > 0.0f); }
   // The scale of the verifier's rows: temperature 1 when decoding greedily.
   VIA_DEVICE float scale() const {
+    if (holds_probs) return kProbabilityRow;
     return exponent_scale(is_greedy() ? 1.0f : filters.temperature);
   }
   VIA_DEVICE bool needs_filter(std::int32_t vocab_size) const {
@@ -45,6 +47,7 @@ VIA_DEVICE RequestParams read_request_params(const VerifyParams& p, int batch_id
     params.filters = {};
     params.tau = {};
   }
+  params.holds_probs = p.logits_are_probs;
   return params;
 }
 

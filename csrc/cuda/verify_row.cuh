@@ -31,7 +31,11 @@ VIA_DEVICE Row row_at(const TensorView& view, std::int64_t offset, std::int64_t 
 // Logits row under the grammar mask.
 VIA_DEVICE Row target_row(const VerifyParams& p, int batch_idx, int row_idx) {
   const TensorView& logits = p.logits;
-  Row row = row_at(logits, batch_idx * logits.stride[0] + row_idx * logits.stride[1], p.vocab_size);
+  const std::int64_t begin =
+      p.logits_offsets != nullptr
+          ? p.logits_offsets[batch_idx * (std::int64_t{p.num_nodes} + 1) + row_idx]
+          : batch_idx * logits.stride[0] + row_idx * logits.stride[1];
+  Row row = row_at(logits, begin, p.vocab_size);
   if (p.allowed.data != nullptr) {
     row.allowed = static_cast<const std::uint32_t*>(p.allowed.data) +
                   batch_idx * p.allowed.stride[0] + row_idx * p.allowed.stride[1];
@@ -41,8 +45,10 @@ VIA_DEVICE Row target_row(const VerifyParams& p, int batch_idx, int row_idx) {
 
 VIA_DEVICE Row draft_row(const VerifyParams& p, int batch_idx, int node_idx) {
   const TensorView& probs = p.draft_probs;
-  return row_at(probs, batch_idx * probs.stride[0] + node_idx * probs.stride[1],
-                p.draft_vocab_size);
+  const std::int64_t begin = p.draft_offsets != nullptr
+                                 ? p.draft_offsets[batch_idx * std::int64_t{p.num_nodes} + node_idx]
+                                 : batch_idx * probs.stride[0] + node_idx * probs.stride[1];
+  return row_at(probs, begin, p.draft_vocab_size);
 }
 
 // The formats of core/half.h by the GPU's own conversion.
@@ -68,6 +74,7 @@ VIA_DEVICE float logit_at(const Row& row, std::int64_t token_id) {
 // Weight of a logit relative to a maximum, as core/exp2.h bounds it: exponents below kMinExponent
 // are 0, which no float32 sum notices.
 VIA_DEVICE float weight_of(float logit, float max, float scale) {
+  if (holds_probabilities(scale)) return logit > 0.0f ? logit : 0.0f;
   const float exponent = (logit - max) * scale;
   return exponent > kMinExponent ? prim::exp2_approx(exponent) : 0.0f;
 }

@@ -123,8 +123,48 @@ VIA_DEVICE_CALL unsigned scan_unit_of(const Row row, float scale, int first_chun
   return ticket;
 }
 
+// The same for a row of probabilities, apart from the main path: what is positive is a weight.
+VIA_DEVICE_CALL void scan_probs_unit(const Row& row, int first_chunk, int last_chunk,
+                                     ChunkRecord* records) {
+  const int lane_idx = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int warp_idx = static_cast<int>(threadIdx.x) / kWarpSize;
+  const int each = 16 / row.item_bytes();
+  for (int chunk_idx = first_chunk + warp_idx; chunk_idx < last_chunk; chunk_idx += kWarps) {
+    float max = kNegInf, sum = 0.0f;
+    int argmax = 0x7fffffff;
+    bool has_nan = false;
+#pragma unroll 4
+    for (int j = 0; j < kChunk / kWarpSize / each; ++j) {
+      const std::int64_t id = std::int64_t{chunk_idx} * kChunk + (j * kWarpSize + lane_idx) * each;
+      if (id >= row.size) continue;
+      float values[8];
+      load_values(row, id, values);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) {
+        has_nan |= values[e] != values[e];
+        if (!(values[e] > 0.0f)) continue;
+        sum += values[e];
+        if (values[e] > max) argmax = static_cast<int>(id) + e;
+        max = fmaxf(max, values[e]);
+      }
+    }
+    ChunkRecord record;
+    record.max = warp_max(max);
+    record.sum = warp_sum(sum);
+    if (!(record.max < kPosInf)) record.sum = 0.0f;
+    record.argmax = warp_min(max == record.max ? argmax : 0x7fffffff);
+    if (!(record.max > kNegInf)) record.argmax = -1;
+    record.has_nan = __any_sync(kFullMask, has_nan) != 0;
+    if (lane_idx == 0) records[chunk_idx] = record;
+  }
+}
+
 VIA_DEVICE unsigned scan_unit(const Row& row, float scale, int first_chunk, int last_chunk,
                               ChunkRecord* records, float* lane_max, unsigned* counter) {
+  if (holds_probabilities(scale)) {
+    scan_probs_unit(row, first_chunk, last_chunk, records);
+    return kNoTicket;
+  }
   if (row.dtype == DType::kFloat32) {
     return scan_unit_of<float>(row, scale, first_chunk, last_chunk, records, lane_max, counter);
   }
@@ -163,6 +203,7 @@ VIA_DEVICE_CALL RowRecord merge_chunks(const ChunkRecord* records, int count, fl
     if (row.max < kPosInf) sum += chunk_mass(record, scale, exponent);
   }
   row.sum = Block::sum(sum, scratch);
+  if (holds_probabilities(scale)) row.sum = 1.0;  // probabilities are not normalised
   argmax = Block::min(argmax, reinterpret_cast<int*>(scratch));
   row.argmax = row.max > kNegInf ? argmax : -1;
   if (__syncthreads_or(static_cast<int>(nan)) != 0) row.flags |= kRowHasNan;

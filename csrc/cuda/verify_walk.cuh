@@ -154,9 +154,10 @@ VIA_DEVICE bool step_greedy(const Request& request, WalkState& walk) {
   return end_walk(walk, Outcome::kEmit);
 }
 
-VIA_DEVICE bool step_sample_one_hot(const Request& request, WalkState& walk, Rejections& tried) {
+VIA_DEVICE bool step_sample_one_hot(const VerifyParams& p, const Request& request, WalkState& walk,
+                                    Rejections& tried) {
   tried.count = 0;
-  OneHotWalk children;
+  OneHotWalk children = {p.threshold_single, p.threshold_acc};
   const float coin = walk.coin[walk.row_idx];
   for (int child = first_child(request, walk.row_idx); child >= 0;
        child = request.next_sibling[child]) {
@@ -265,7 +266,7 @@ VIA_DEVICE_CALL void walk_tree(const VerifyArgs& args, int batch_idx, Request& r
     } else if (!is_sample) {
       is_walking = step_greedy(request, walk);
     } else if (args.p.draft_probs.data == nullptr) {
-      is_walking = step_sample_one_hot(request, walk, rejected);
+      is_walking = step_sample_one_hot(args.p, request, walk, rejected);
     } else {
       is_walking = step_sample_drawn(args, batch_idx, request, walk, rejected);
     }

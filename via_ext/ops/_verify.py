@@ -95,6 +95,68 @@ def run(*args: Any) -> Verification:
     return result
 
 
+def verify_rows(
+    draft_token_ids: Tensor,
+    logits: Tensor,
+    rule: str,
+    *,
+    parents: Tensor | None = None,
+    num_nodes: Tensor | None = None,
+    draft_logits: Tensor | None = None,
+    draft_probs: Tensor | None = None,
+    draft_to_target: Tensor | None = None,
+    temperature: PerRow = 1.0,
+    uniform_samples: Tensor | None = None,
+    seed: Tensor | None = None,
+    position: Tensor | None = None,
+    logits_offsets: Tensor | None = None,
+    draft_offsets: Tensor | None = None,
+    logits_are_probs: bool = False,
+    threshold_single: float = 1.0,
+    threshold_acc: float = 1.0,
+    coins: Tensor | None = None,
+) -> Verification:
+    """`verify` with the layouts and rules of other verifiers, for `via_ext.compat`.
+
+    Arguments that `verify` has mean the same. Rules greedy and sample; real tensors only.
+
+    Args:
+        draft_token_ids: [B, N].
+        logits: [B, N+1, V], or any [B, N+1, V] view of the memory that `logits_offsets` points to.
+        rule: "greedy" or "sample".
+        parents: as in `verify`.
+        num_nodes: as in `verify`.
+        draft_logits: as `logits`, with `draft_offsets`.
+        draft_probs: as `draft_logits`.
+        draft_to_target: as in `verify`.
+        temperature: as in `verify`.
+        uniform_samples: as in `verify`.
+        seed: as in `verify`.
+        position: as in `verify`.
+        logits_offsets: [B, N+1] int64, elements from the first of `logits` to where each row
+            starts; not checked.
+        draft_offsets: [B, N] int64, the same for the draft's rows.
+        logits_are_probs: `logits` holds probabilities, used as they stand: not normalised, NaN and
+            negative count as 0.
+        threshold_single: one-hot drafts: a child with at least this probability is accepted.
+        threshold_acc: > 0, divides the children's summed probability before it meets the coin.
+        coins: [B, N+1] float32, receives the acceptance coin of every column.
+
+    Returns:
+        A `Verification` without ratios and tiers.
+    """
+    batch_size, columns = draft_token_ids.shape
+    out = empty_verification(batch_size, columns, draft_token_ids.device, ratios=False)
+    extras = (logits_offsets, draft_offsets, logits_are_probs)
+    _C.verify(
+        *(draft_token_ids, logits, rule, parents, num_nodes, None),
+        *(draft_logits, draft_probs, draft_to_target, 0.7, 0.5, None),
+        *(temperature, 0, 1.0, 0.0, None, uniform_samples, seed, position, out),
+        *(torch.get_num_threads(), (*extras, threshold_single, threshold_acc, coins)),
+    )
+    return out
+
+
 def verify(
     draft_token_ids: Tensor,
     logits: Tensor,

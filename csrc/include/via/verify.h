@@ -50,6 +50,16 @@ struct VerifyParams {
   bool use_draft_threshold = false;
   FilterParams filter;
 
+  // Other verifiers' layouts and rules (via_ext.compat); the defaults change nothing. An offset is
+  // where a row starts, in elements from `data`, instead of by strides; the caller keeps it inside.
+  const std::int64_t* logits_offsets = nullptr;  // [B, N+1], or null
+  const std::int64_t* draft_offsets = nullptr;   // [B, N], or null
+  bool logits_are_probs = false;  // logits holds probabilities, used as they stand: not normalised,
+                                  // NaN and negative = 0. Rules greedy and sample, without filters
+  float threshold_single = 1.0f;  // one-hot drafts: accept a child also if q(child) >= it, and
+  float threshold_acc = 1.0f;     // if u < (sum of q over the children so far) / it; lossy below 1
+  float* coins = nullptr;         // [B, N+1] out: the acceptance coin of every column, or null
+
   const Verification* resume = nullptr;  // decisions to continue from, or null
   Verification out;
 
