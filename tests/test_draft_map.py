@@ -126,6 +126,9 @@ def test_maps_that_do_not_fit_are_refused() -> None:
     )
     with pytest.raises(ValueError, match=r"draft_to_target must have shape \[4\].*, got \[3\]"):
         split_drafts(proposal, Tree.chain(2), [2], 2)
+    # Without a distribution there are no columns to name.
+    drafts = split_drafts(proposal._replace(probs=None), Tree.chain(2), [2], 2)
+    assert drafts[0].draft_to_target is None
 
 
 def test_another_vocabulary_is_refused_by_name() -> None:
