@@ -41,12 +41,23 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "phi3": ("Phi3", {"sliding_window": 8, "tie_word_embeddings": False}),
     "olmo2": ("Olmo2", {"tie_word_embeddings": False}),
-    "smollm3": ("SmolLM3", {"no_rope_layers": [1, 0, 1, 0], "tie_word_embeddings": False}),
+    # Its windows are in the layers without rotary embedding.
+    "smollm3": (
+        "SmolLM3",
+        {
+            "no_rope_layers": [1, 0, 1, 0],
+            "use_sliding_window": True,
+            "sliding_window": 8,
+            "tie_word_embeddings": False,
+        },
+    ),
     "qwen3_moe": (
         "Qwen3Moe",
         {
             "head_dim": 16,
             "num_experts": 4,
+            "use_sliding_window": True,
+            "sliding_window": 8,
             "num_experts_per_tok": 2,
             "moe_intermediate_size": 24,
             "mlp_only_layers": [1],
@@ -79,7 +90,7 @@ _FIRST = FAMILIES[:4]
 
 
 def random_model(family: str, num_layers: int = 4, seed: int = 0, **changes: Any) -> Any:
-    """A random model in float32 and eval mode; six families have windows of 8 positions."""
+    """A random model in float32 and eval mode; eight families have windows of 8 positions."""
     import transformers
 
     name, extra = _FAMILIES[family]

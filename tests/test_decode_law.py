@@ -48,10 +48,10 @@ def _law(model: Any, temperature: float) -> torch.Tensor:
     return law.flatten()
 
 
-def _frequencies(decoder_of: Any) -> torch.Tensor:
+def _frequencies(decoder_of: Any, runs: int = RUNS) -> torch.Tensor:
     counts = torch.zeros(VOCAB**LENGTH, dtype=torch.int64)
     base = VOCAB ** torch.arange(LENGTH - 1, -1, -1)
-    for seed in range(RUNS):
+    for seed in range(runs):
         result = decoder_of(seed).generate([torch.tensor(PROMPT)] * BATCH)
         new = result.sequences[:, len(PROMPT) : len(PROMPT) + LENGTH]
         counts += torch.bincount((new * base).sum(1), minlength=VOCAB**LENGTH)

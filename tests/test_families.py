@@ -46,12 +46,17 @@ def test_the_list_of_families_is_the_tested_one() -> None:
     assert sorted(FAMILIES) == sorted(SUPPORTED_FAMILIES)
 
 
-@pytest.mark.parametrize("lengths", BATCHES)
-@pytest.mark.parametrize("route", [None, ROUTE], ids=["two-tier", "slim"])
-@pytest.mark.parametrize("shape", SHAPES)
+CASES = [
+    *(("ragged", shape, route) for shape in SHAPES for route in (None, ROUTE)),
+    ("one", "chain", None),
+    ("one", "tree", ROUTE),
+]
+
+
+@pytest.mark.parametrize(("lengths", "shape", "route"), CASES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_exact_equals_generate(
-    family: str, shape: str, route: SlimRoute | None, lengths: str
+    family: str, lengths: str, shape: str, route: SlimRoute | None
 ) -> None:
     model, drafter, expected = _family(family)
     config = ViaConfig(mode="exact", tree=SHAPES[shape], max_new_tokens=NEW, max_backlog=3)

@@ -93,7 +93,7 @@ def test_exact_sampling_keeps_the_models_law() -> None:
         )
         return Decoder(target, SlimDrafter(), route, config)
 
-    _assert_law(_frequencies(decoder_of), _law(target, 1.3))
+    _assert_law(_frequencies(decoder_of, runs=5), _law(target, 1.3))
 
 
 def test_drafts_attend_to_full_model_keys_without_memory_of_their_own() -> None:
@@ -124,9 +124,25 @@ def test_what_a_slim_drafter_needs() -> None:
         Decoder(model, SlimDrafter(), SlimRoute.full(4))
     with pytest.raises(ValueError, match="route must have 4 layers, got 6"):
         Decoder(model, SlimDrafter(), SlimRoute.evenly(6))
-    drafter = SlimDrafter()
-    Decoder(model, drafter, ROUTE)
-    with pytest.raises(ValueError, match="got the SlimDrafter of another one"):
-        Decoder(model, drafter, ROUTE)
-    with pytest.raises(RuntimeError, match="prefill must follow that of its decoder"):
-        drafter.prefill(torch.tensor([[1, 2]]), None)
+
+
+def test_one_drafter_serves_the_latest_decoder() -> None:
+    """It shares an arena: a decoder that has lost it must not decode with another one's."""
+    model, expected = _model("mistral")
+    drafter, prompt = SlimDrafter(), _prompts()[0]
+    latest = "serve the latest run of the latest decoder"
+    with pytest.raises(RuntimeError, match=f"prefill must {latest}"):
+        drafter.prefill(prompt[None], None)
+    first = Decoder(model, drafter, ROUTE, ViaConfig(max_new_tokens=NEW))
+    assert _sequences(first.generate(prompt)) == expected[:1]
+    stream = first.stream(prompt)
+    next(stream)
+    second = Decoder(model, drafter, SlimRoute.prefix(4, 2), ViaConfig(max_new_tokens=NEW))
+    with pytest.raises(RuntimeError, match=f"propose must {latest}"):
+        list(stream)
+    with pytest.raises(RuntimeError, match=f"prefill must {latest}"):
+        first.generate(prompt)
+    assert _sequences(second.generate(prompt)) == expected[:1]
+    with pytest.raises(RuntimeError, match=f"prefill must {latest}"):
+        first.generate(prompt)
+    assert _sequences(second.generate(prompt)) == expected[:1]

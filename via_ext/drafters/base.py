@@ -26,11 +26,10 @@ class PassDrafter:
     with it (`probs`); greedy chains are one-hot. A tree takes the most likely children of every
     node and is one-hot: exact for any tree. Draws come from the drafter's own random stream.
 
-    Subclasses set `_pass`, `_arena` and `_vocabulary` before the first `propose`.
+    Subclasses set `_pass` and `_vocabulary` before the first `propose`, and have an arena.
     """
 
     _pass: LayerPass
-    _arena: KVArena
     _vocabulary: DraftVocabulary
 
     def __init__(self, temperature: float | None) -> None:
@@ -44,6 +43,10 @@ class PassDrafter:
         self._tokens: list[list[int]] = []
         self._cached: list[int] = []
         self._drafted: list[list[int]] = []
+
+    @property
+    def _arena(self) -> KVArena:
+        raise NotImplementedError
 
     def configure(self, config: ViaConfig, vocab_size: int) -> None:
         """Takes over a decoder's sampling settings.

@@ -70,6 +70,12 @@ class ModelDrafter(PassDrafter):
         self._vocabulary = DraftVocabulary(model, draft_to_target)
         layers = [KeptLayer(index) for index in range(model.config.num_hidden_layers)]
         self._pass = LayerPass(model, layers)
+        self._own_arena: KVArena | None = None
+
+    @property
+    def _arena(self) -> KVArena:
+        assert self._own_arena is not None
+        return self._own_arena
 
     @property
     def forward_seconds(self) -> float:
@@ -90,6 +96,6 @@ class ModelDrafter(PassDrafter):
         """Starts a batch; see `Drafter.prefill`. The prompt is run with the first proposal."""
         super().prefill(input_ids, attention_mask)
         rows = len(self._tokens)
-        if not hasattr(self, "_arena") or self._arena.keys[0].shape[0] != rows:
+        if self._own_arena is None or self._own_arena.keys[0].shape[0] != rows:
             capacity = max(map(len, self._tokens)) + _FIRST_CAPACITY
-            self._arena = KVArena(self._model, rows, capacity)
+            self._own_arena = KVArena(self._model, rows, capacity)

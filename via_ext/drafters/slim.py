@@ -3,19 +3,26 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from via_ext.drafters.base import PassDrafter
+from via_ext.drafters.protocol import DraftTokens
 from via_ext.drafters.vocabulary import DraftVocabulary
+from via_ext.models.arena import KVArena
 from via_ext.models.families import check_route
 from via_ext.models.passes import LayerPass
 from via_ext.models.view import route_layers
 from via_ext.route import SlimRoute
+from via_ext.tree import Tree
 
 if TYPE_CHECKING:
     from via_ext.engines.torch import TorchEngine
+
+
+_LATEST = "serve the latest run of the latest decoder"
 
 
 class SlimDrafter(PassDrafter):
@@ -29,7 +36,7 @@ class SlimDrafter(PassDrafter):
 
     It runs in the engine's own KV arena, over full-model keys and values of every committed token,
     and needs no memory of its own: it writes at the root and behind it, where the full pass of the
-    same step writes again. One drafter serves one decoder.
+    same step writes again. It serves the latest decoder that it was given to.
 
     Attributes:
         forward_seconds: time inside the slim view's forward passes so far.
@@ -41,6 +48,12 @@ class SlimDrafter(PassDrafter):
         """Waits for a decoder."""
         super().__init__(None)
         self._engine: TorchEngine | None = None
+        self._taken: weakref.ref[KVArena] | None = None
+
+    @property
+    def _arena(self) -> KVArena:
+        assert self._engine is not None and self._engine.arena is not None
+        return self._engine.arena
 
     @property
     def forward_seconds(self) -> float:
@@ -55,26 +68,36 @@ class SlimDrafter(PassDrafter):
             route: the sublayers to draft with.
 
         Raises:
-            ValueError: there is no route, it skips nothing, it is another model's, or the drafter
-                belongs to another decoder.
+            ValueError: there is no route, it skips nothing, or it is another model's.
         """
         if route is None or route.is_full:
             got = "None" if route is None else "a full route"
             raise ValueError(f"Decoder: route must skip a sublayer for a SlimDrafter, got {got}")
-        if self._engine is not None and self._engine is not engine:
-            raise ValueError("Decoder: drafter must be unused, got the SlimDrafter of another one")
         check_route(route, engine.target)
         self._pass = LayerPass(engine.target, route_layers(route))
         self._vocabulary = DraftVocabulary(engine.target, None)
         self._engine = engine
+        self._taken = None
 
     def prefill(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
         """Starts a batch; see `Drafter.prefill`. The engine has run the prompt already."""
         super().prefill(input_ids, attention_mask)
-        if self._engine is None or self._engine.arena is None:
-            raise RuntimeError("SlimDrafter: prefill must follow that of its decoder, got none")
-        self._arena = self._engine.arena
+        arena = None if self._engine is None else self._engine.arena
+        if arena is None or (self._taken is not None and self._taken() is arena):
+            raise RuntimeError(f"SlimDrafter: prefill must {_LATEST}, got another run")
+        # A new arena comes with every run, so the same one again is a run of another decoder.
+        self._taken = weakref.ref(arena)
         self._cached = [len(tokens) - 1 for tokens in self._tokens]
+
+    def propose(self, tree: Tree, seed: torch.Tensor, position: torch.Tensor) -> DraftTokens:
+        """Drafts below each row's last token; see `Drafter.propose`.
+
+        Raises:
+            RuntimeError: another decoder, or another run, has taken the drafter.
+        """
+        if self._taken is None or self._taken() is not self._arena:
+            raise RuntimeError(f"SlimDrafter: propose must {_LATEST}, got another run")
+        return super().propose(tree, seed, position)
 
     def commit(
         self,

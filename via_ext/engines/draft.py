@@ -83,7 +83,7 @@ def split_drafts(
             f"drafter: probs must have shape [{batch}, {width}, V], "
             f"got {list(proposal.probs.shape)}"
         )
-    id_map = proposal.draft_to_target
+    id_map = None if proposal.probs is None else proposal.draft_to_target
     if id_map is not None and proposal.probs is not None:
         columns = proposal.probs.shape[2:]
         if id_map.shape != columns:

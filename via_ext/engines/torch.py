@@ -100,6 +100,7 @@ class Verifier:
         """Allocates the arena; with a slim verifier also the hidden rows."""
         self._engine = engine
         self._vocab_size: int = engine.target.config.vocab_size
+        engine.arena = None  # the last session's is freed before the new one is made
         self.arena = engine.arena = KVArena(engine.target, rows, capacity)
         self.hidden: torch.Tensor | None = None
         if engine.slim is not None:
