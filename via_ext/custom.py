@@ -146,7 +146,7 @@ def _plan(
     generation_config: Any,
     config: ViaConfig,
 ) -> _Plan:
-    from via_ext.models import hf_compat
+    from via_ext.models import hf_compat, hf_filters
 
     batch, prompt_length = input_ids.shape
     ends = hf_compat.read_criteria(criteria, generation_config)
@@ -161,7 +161,7 @@ def _plan(
     returns_dict = bool(generation_config.return_dict_in_generate)
     keep_scores = returns_dict and bool(generation_config.output_scores)
     keep_logits = returns_dict and bool(generation_config.output_logits)
-    fused = hf_compat.fused_rules(processors, prompt_length, ends.eos_token_ids)
+    fused = hf_filters.fused_rules(processors, prompt_length, ends.eos_token_ids)
     # Scores are asked for as the processors make them: then these have to run.
     if fused is not None and not (keep_scores and processors):
         processors = ()
@@ -170,7 +170,7 @@ def _plan(
             config = replace(config, **fused.filters)
     drafting = config
     if processors and generation_config.do_sample:
-        drafting = replace(config, **hf_compat.drafting_filters(processors))
+        drafting = replace(config, **hf_filters.drafting_filters(processors))
     if not (processors or ends.others or keep_scores or keep_logits):
         return _Plan(config, drafting, None)
     padding = [0] * batch if mask is None else (mask == 0).sum(1).tolist()
@@ -225,7 +225,8 @@ def _output(
     if not generation_config.return_dict_in_generate:
         return sequences
     hooks = plan.hooks or []
-    return ViaGenerateOutput(
+    make: Any = ViaGenerateOutput  # its fields are annotated as one-element tuples
+    return make(
         sequences=sequences,
         scores=_columns([row.scores for row in hooks if row.keep_scores], width),
         logits=_columns([row.logits for row in hooks if row.keep_logits], width),

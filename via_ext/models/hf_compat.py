@@ -35,7 +35,7 @@ _CALLS_THE_MODEL = (
 
 
 @dataclass
-class ViaGenerateOutput(GenerateDecoderOnlyOutput):  # type: ignore[misc]
+class ViaGenerateOutput(GenerateDecoderOnlyOutput):
     """transformers' output object with what a run of this package knows besides.
 
     Attributes:
@@ -77,70 +77,6 @@ def read_criteria(criteria: Any, generation_config: Any) -> EndRules:
     return EndRules(eos, min(lengths, default=generation_config.max_length), others)
 
 
-class FusedRules(NamedTuple):
-    """Processors that `ops.verify` applies itself.
-
-    Attributes:
-        filters: temperature, top_k, top_p, min_p.
-        min_new_tokens: end of sequence is masked until then.
-    """
-
-    filters: dict[str, Any]
-    min_new_tokens: int
-
-
-def fused_rules(processors: Any, prompt_length: int, eos: tuple[int, ...]) -> FusedRules | None:
-    """The processors as settings of `ViaConfig`, or None where one of them is something else.
-
-    Order and meaning are the same for temperature, top-k (ties of the k-th value stay), top-p (mass
-    before a kept token < p) and min-p; tokens of equal probability at the edge of top-p are ordered
-    by id here and arbitrarily there. Other orders, other filter values and `min_tokens_to_keep` > 1
-    are not expressed.
-
-    Args:
-        processors: what generate hands to a decoding method.
-        prompt_length: padded.
-        eos: end-of-sequence ids of the run.
-    """
-    filters: dict[str, Any] = {"temperature": 1.0}
-    min_new, rank = 0, 0
-    for processor in processors:
-        kind = type(processor)
-        if kind in (
-            processes.MinLengthLogitsProcessor,
-            processes.MinNewTokensLengthLogitsProcessor,
-        ):
-            if set(processor.eos_token_id.flatten().tolist()) != set(eos):
-                return None
-            if kind is processes.MinLengthLogitsProcessor:
-                needed = processor.min_length - prompt_length
-            elif processor.prompt_length_to_skip == prompt_length:
-                needed = processor.min_new_tokens
-            else:
-                return None
-            place, min_new = 0, max(min_new, needed)
-        elif kind is processes.TemperatureLogitsWarper:
-            place, filters["temperature"] = 1, float(processor.temperature)
-        elif kind is processes.TopKLogitsWarper and _cuts_off(processor):
-            place, filters["top_k"] = 2, int(processor.top_k)
-        elif kind is processes.TopPLogitsWarper and _cuts_off(processor) and processor.top_p > 0:
-            place, filters["top_p"] = 3, float(processor.top_p)
-        elif kind is processes.MinPLogitsWarper and _cuts_off(processor):
-            place, filters["min_p"] = 4, float(processor.min_p)
-        else:
-            return None
-        if place < rank or (place == rank > 0):
-            return None
-        rank = place
-    return FusedRules(filters, min_new)
-
-
-def _cuts_off(processor: Any) -> bool:
-    """True for a filter that sets -inf and may leave one token."""
-    keeps = getattr(processor, "min_tokens_to_keep", 1)
-    return bool(processor.filter_value == -float("inf") and keeps == 1)
-
-
 def is_stateful(processors: Any) -> bool:
     """True if one may remember its calls; those of transformers are known, others may."""
     return any(
@@ -152,25 +88,6 @@ def is_stateful(processors: Any) -> bool:
 def calls_the_model(processor: Any) -> bool:
     """True for processors that run the model on a sequence of their own (guidance)."""
     return type(processor).__name__ in _CALLS_THE_MODEL
-
-
-def drafting_filters(processors: Any) -> dict[str, Any]:
-    """Temperature and filters among the processors, for a drafter to draw in a like manner.
-
-    Any distribution drafts exactly; one that is near the target's is accepted more often.
-    """
-    filters: dict[str, Any] = {}
-    for processor in processors:
-        kind = type(processor)
-        if kind is processes.TemperatureLogitsWarper:
-            filters["temperature"] = float(processor.temperature)
-        elif kind is processes.TopKLogitsWarper:
-            filters["top_k"] = int(processor.top_k)
-        elif kind is processes.TopPLogitsWarper and processor.top_p > 0:
-            filters["top_p"] = float(processor.top_p)
-        elif kind is processes.MinPLogitsWarper:
-            filters["min_p"] = float(processor.min_p)
-    return filters
 
 
 def row_processors(processors: Any, row: int, batch: int) -> Any:
@@ -189,15 +106,21 @@ def row_processors(processors: Any, row: int, batch: int) -> Any:
         if hasattr(processor, "for_row"):
             result.append(processor.for_row(row))
         elif type(processor) is processes.PrefixConstrainedLogitsProcessor:
-            allowed = processor._prefix_allowed_tokens_fn
-            result.append(
-                processes.PrefixConstrainedLogitsProcessor(
-                    lambda _, ids, allowed=allowed: allowed(row, ids), 1
-                )
-            )
+            allowed = _AllowedInRow(processor._prefix_allowed_tokens_fn, row)
+            result.append(processes.PrefixConstrainedLogitsProcessor(allowed, 1))
         else:
             result.append(_cut(processor, row))
     return result
+
+
+class _AllowedInRow(NamedTuple):
+    """A prefix_allowed_tokens_fn that is told the row it has in the batch."""
+
+    allowed: Any
+    row: int
+
+    def __call__(self, _: int, ids: torch.Tensor) -> Any:
+        return self.allowed(self.row, ids)
 
 
 def _cut(processor: Any, row: int) -> Any:
