@@ -106,7 +106,7 @@ def row_processors(processors: Any, row: int, batch: int) -> Any:
         if hasattr(processor, "for_row"):
             result.append(processor.for_row(row))
         elif type(processor) is processes.PrefixConstrainedLogitsProcessor:
-            allowed = _AllowedInRow(processor._prefix_allowed_tokens_fn, row)
+            allowed: Any = _AllowedInRow(processor._prefix_allowed_tokens_fn, row)
             result.append(processes.PrefixConstrainedLogitsProcessor(allowed, 1))
         else:
             result.append(_cut(processor, row))
