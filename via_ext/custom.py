@@ -150,10 +150,12 @@ def _plan(
 
     batch, prompt_length = input_ids.shape
     ends = hf_compat.read_criteria(criteria, generation_config)
+    own = config.eos_token_id
+    eos = ends.eos_token_ids if own is None else (own,) if isinstance(own, int) else own
     seed = config.seed if config.seed is not None else int(torch.randint(2**63 - 1, ()))
     config = replace(
         config,
-        eos_token_id=ends.eos_token_ids if config.eos_token_id is None else config.eos_token_id,
+        eos_token_id=eos,
         max_new_tokens=ends.max_length - prompt_length,
         seed=seed,
         temperature=1.0 if generation_config.do_sample else 0.0,
