@@ -10,8 +10,9 @@ import torch
 
 from tests.models import VOCAB_SIZE, greedy, random_model
 from via_ext.config import ViaConfig
-from via_ext.decode import Decoder, generate
+from via_ext.decode import Decoder
 from via_ext.drafters.model import ModelDrafter
+from via_ext.generation import generate
 from via_ext.route import SlimRoute
 from via_ext.tree import Tree
 

@@ -14,7 +14,10 @@ from via_ext._build import build_info, require_torch
 if TYPE_CHECKING:
     from via_ext import compat, demo, drafters, ops
     from via_ext.config import ViaConfig
-    from via_ext.decode import Decoder, generate
+    from via_ext.custom import custom_generate
+    from via_ext.decode import Decoder
+    from via_ext.generation import generate
+    from via_ext.models.assistant import slim_view
     from via_ext.result import DecodeResult, StepOutput
     from via_ext.route import SlimRoute
     from via_ext.stats import DecodeStats
@@ -32,10 +35,12 @@ _EXPORTS: dict[str, str | None] = {
     "Tree": "tree",
     "ViaConfig": "config",
     "compat": None,
+    "custom_generate": "custom",
     "demo": None,
     "drafters": None,
-    "generate": "decode",
+    "generate": "generation",
     "ops": None,
+    "slim_view": "models.assistant",
 }
 
 __all__ = [
@@ -48,10 +53,12 @@ __all__ = [
     "ViaConfig",
     "build_info",
     "compat",
+    "custom_generate",
     "demo",
     "drafters",
     "generate",
     "ops",
+    "slim_view",
 ]
 
 

@@ -3,16 +3,10 @@
 
 from __future__ import annotations
 
-import errno
-import functools
 import json
-import os
 import random
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 try:
     import typer
@@ -21,6 +15,9 @@ except ImportError as missing:
     raise ImportError(
         'the via-ext command needs typer and rich: pip install "via_ext[hf]"', name=missing.name
     ) from missing
+
+from via_ext.cli_common import Debug, guarded, make_console
+from via_ext.cli_generate import generate
 
 if TYPE_CHECKING:
     import torch
@@ -48,48 +45,13 @@ class LiveMode(StrEnum):
     greedy = "greedy"
 
 
-@contextmanager
-def _one_line_errors(debug: bool) -> Iterator[None]:
-    """Failures become one line on stderr and exit code 1, Ctrl-C exit code 130."""
-    try:
-        yield
-        print(end="", flush=True)  # what cannot be written shows here, not as Python ends
-    except KeyboardInterrupt:
-        print("via-ext: interrupted", file=sys.stderr)
-        raise typer.Exit(130) from None
-    except typer.Exit:
-        raise
-    except BrokenPipeError:
-        # The reader (head, less) has seen enough; what is still buffered has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None
-    except Exception as error:
-        if debug:
-            raise
-        text = " ".join(str(error).split()) or type(error).__name__
-        print(f"via-ext: error: {text}", file=sys.stderr)
-        raise typer.Exit(1) from None
-
-
-def _guarded(command: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(command)
-    def wrapped(*, debug: bool, **options: Any) -> None:
-        with _one_line_errors(debug):
-            command(debug=debug, **options)
-
-    return wrapped
-
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
-
-
 @app.callback()
 def _main() -> None:
     """Speculative decoding with a slim verifier inside the full model."""
 
 
 @app.command()
-@_guarded
+@guarded
 def demo(
     *,
     prompts: Annotated[int, typer.Option(min=1, max=11, help="Prompts to decode.")] = 4,
@@ -110,7 +72,7 @@ def demo(
     from via_ext.config import ViaConfig
 
     torch.set_num_threads(threads)
-    console = _console(plain)
+    console = make_console(plain)
     pair = pair_files.load()
     chosen = random.Random(seed).sample(pair_files.prompts(), prompts)
     config = ViaConfig(max_new_tokens=max_new_tokens, seed=seed)
@@ -123,7 +85,7 @@ def demo(
 
 
 @app.command()
-@_guarded
+@guarded
 def info(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
@@ -150,19 +112,6 @@ def _facts() -> dict[str, str]:
     except PackageNotFoundError:
         facts["transformers"] = 'not installed: pip install "via_ext[hf]"'
     return facts
-
-
-class _PipeConsole(Console):
-    """Leaves a closed pipe to the command instead of ending the process with exit code 1."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError(errno.EPIPE, "the reader has gone")
-
-
-def _console(plain: bool, stderr: bool = False) -> Console:
-    if plain:
-        return _PipeConsole(stderr=stderr, force_terminal=False, color_system=None, highlight=False)
-    return _PipeConsole(stderr=stderr, highlight=False)
 
 
 def _encode(pair: EmbeddedPair, prompt: Prompt) -> torch.Tensor:
@@ -201,7 +150,7 @@ def _measure(
     from via_ext.demo_table import METHODS, measure, pass_cost
 
     # On stderr: stdout carries nothing but results. Without a terminal there is no bar at all.
-    console = _console(plain, stderr=True)
+    console = make_console(plain, stderr=True)
     bar = Progress(
         TextColumn("measuring"),
         BarColumn(),
@@ -238,6 +187,9 @@ def _report(
         "verdict": verdict(rows, cost, pair.route),
     }
     print(json.dumps(data, indent=1))
+
+
+app.command()(guarded(generate))
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Decoder` and `generate`: decoding with a drafter, a slim verifier and a full verifier."""
+"""`Decoder`: decoding with a drafter, a slim verifier and a full verifier."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from via_ext.config import ViaConfig
 from via_ext.drafters import Drafter
 from via_ext.drafters.connect import make_drafter, verifier_route
+from via_ext.engines.hooks import RowHooks
 from via_ext.engines.request import resolve_eos
 from via_ext.engines.session import Session
 from via_ext.engines.torch import TorchEngine
@@ -68,10 +69,7 @@ class Decoder:
         self._engine = TorchEngine(target, verifier_route(drafter, route))
         self._target = target
         self._drafter = make_drafter(drafter, self._engine, route, tokenizer)
-        # Built-in drafters follow the decoder's sampling settings and vocabulary.
-        configure = getattr(self._drafter, "configure", None)
-        if configure is not None:
-            configure(self.config, target.config.vocab_size)
+        self.tune_drafter(self.config)
         self._tokenizer = tokenizer
         self._eos = resolve_eos(self.config, target)
         vocab_size = target.config.vocab_size
@@ -79,6 +77,19 @@ class Decoder:
             raise ValueError(f"Decoder: eos_token_id must be in [0, {vocab_size}), got {self._eos}")
         self._session: Session | None = None
         self._past_seconds = (0.0, 0.0)  # of the runs before the present one: steps, forwards
+
+    def tune_drafter(self, config: ViaConfig) -> None:
+        """Gives a built-in drafter the sampling settings to draft with, and the vocabulary.
+
+        Args:
+            config: the decoder's own, unless logits processors do the filtering.
+
+        Raises:
+            ValueError: the drafter cannot serve this target.
+        """
+        configure = getattr(self._drafter, "configure", None)
+        if configure is not None:
+            configure(config, self._target.config.vocab_size)
 
     @property
     def step_seconds(self) -> float:
@@ -114,33 +125,41 @@ class Decoder:
             TypeError: a wrong type or dtype.
             ValueError: a wrong shape, an id outside the vocabulary, or no room in the context.
         """
-        session = self._start(input_ids, attention_mask)
-        while session.active:
-            session.step()
-        return self._result(session)
+        return self.run(input_ids, attention_mask)
 
-    def generate_to(
+    def run(
         self,
-        streamer: Any,
         input_ids: torch.Tensor | Sequence[torch.Tensor],
         attention_mask: torch.Tensor | None = None,
+        *,
+        streamer: Any = None,
+        put_prompt: bool = True,
+        hooks: list[RowHooks] | None = None,
     ) -> DecodeResult:
-        """Decodes one prompt and hands confirmed tokens to a streamer as they come.
+        """Decodes a batch to its end, with what a caller wants to see or to change on the way.
 
         Args:
-            streamer: object with `put(ids)` and `end()`.
-            input_ids: one prompt, as in `generate`.
+            input_ids: as in `generate`.
             attention_mask: as in `generate`.
+            streamer: object with `put(ids)` and `end()`; gets the prompt [1, T], then each
+                confirmed piece [n] once and in order. Batch 1 only.
+            put_prompt: False if the streamer has the prompt already.
+            hooks: logits processors and stopping criteria, per batch row.
 
         Raises:
-            ValueError: there is more than one prompt; and as `generate`.
+            ValueError: a streamer with more than one prompt; and as `generate`.
         """
-        session = self._start(input_ids, attention_mask)
+        session = self._start(input_ids, attention_mask, hooks)
+        if streamer is None:
+            while session.active:
+                session.step()
+            return self._result(session)
         if len(session.requests) != 1:
             raise ValueError(
                 f"generate: streamer must have a batch of 1, got {len(session.requests)}"
             )
-        streamer.put(torch.tensor([session.requests[0].tokens]))
+        if put_prompt:
+            streamer.put(torch.tensor([session.requests[0].tokens]))
         for output in self._steps(session):
             streamer.put(torch.tensor(output.tokens[0]))
         streamer.end()
@@ -175,6 +194,7 @@ class Decoder:
         self,
         input_ids: torch.Tensor | Sequence[torch.Tensor],
         attention_mask: torch.Tensor | None,
+        hooks: list[RowHooks] | None = None,
     ) -> Session:
         prompts = read_prompts(
             input_ids, attention_mask, self._target.config, self.config.max_new_tokens
@@ -185,7 +205,7 @@ class Decoder:
         self._seed = secrets.randbits(63) if config.seed is None else config.seed
         decode = self._decode_text if config.stop_strings else None
         self._session = Session(
-            self._engine, self._drafter, config, prompts, self._seed, self._eos, decode
+            self._engine, self._drafter, config, prompts, self._seed, self._eos, decode, hooks
         )
         return self._session
 
@@ -202,40 +222,3 @@ class Decoder:
         if pad is None:
             pad = self._eos[0] if self._eos else 0
         return collect(session, self.config.max_new_tokens, pad, self._stats(session))
-
-
-def generate(
-    target: Any,
-    input_ids: torch.Tensor | Sequence[torch.Tensor],
-    drafter: Drafter | Any | None = None,
-    route: SlimRoute | None = None,
-    config: ViaConfig | None = None,
-    *,
-    attention_mask: torch.Tensor | None = None,
-    streamer: Any = None,
-    tokenizer: Any = None,
-) -> DecodeResult:
-    """Decodes a batch in one call.
-
-    Args:
-        target: a supported `transformers` causal language model.
-        input_ids: [B, T] or [T] int32 or int64, or a list of 1-D tensors.
-        drafter: a `Drafter`, a model, or None.
-        route: the slim verifier, None = two tiers.
-        config: mode, thresholds, sampling, lengths; default `ViaConfig()`.
-        attention_mask: [B, T], 1 = token, 0 = padding.
-        streamer: object with `put(ids)` and `end()`; gets the prompt [1, T], then each confirmed
-            piece [n] once and in order. Batch 1 only.
-        tokenizer: needed for `stop_strings`.
-
-    Returns:
-        As `Decoder.generate`.
-
-    Raises:
-        TypeError: a wrong type or dtype.
-        ValueError: a wrong shape or value, or a streamer with more than one prompt.
-    """
-    decoder = Decoder(target, drafter, route, config, tokenizer=tokenizer)
-    if streamer is None:
-        return decoder.generate(input_ids, attention_mask)
-    return decoder.generate_to(streamer, input_ids, attention_mask)

@@ -168,13 +168,16 @@ class FullJudge:
         if rule == "sample":
             assert self._slim_rows is not None
             probs = self._slim_rows.of(request, len(chain))
-            return self._calls.chain(request, chain, selected, rule, depths, draft_probs=probs)
+            return self._calls.chain(
+                request, chain, selected, rule, depths, bonus=False, draft_probs=probs
+            )
         return self._calls.chain(
             request,
             chain,
             selected,
             rule,
             depths,
+            bonus=False,
             accept_threshold=self._calls.config.audit_threshold,
             escalate_threshold=0.0,
         )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from via_ext.config import ViaConfig
+from via_ext.engines.hooks import RowHooks
 
 _MASK_64 = (1 << 64) - 1
 
@@ -96,6 +97,7 @@ class StopRules:
         eos_token_ids: resolved end-of-sequence ids, may be empty.
         vocab_size: V, for the mask that holds end of sequence back.
         decode: turns token ids into text; needed for stop strings.
+        hooks: per batch row, with a caller's stopping criteria; None = there are none.
     """
 
     def __init__(
@@ -104,8 +106,10 @@ class StopRules:
         eos_token_ids: tuple[int, ...],
         vocab_size: int,
         decode: Callable[[list[int]], str] | None,
+        hooks: list[RowHooks] | None = None,
     ) -> None:
         """Keeps the rules."""
+        self._hooks = hooks
         self._max_new = config.max_new_tokens
         self._min_new = config.min_new_tokens
         self._eos = frozenset(eos_token_ids)
@@ -122,22 +126,57 @@ class StopRules:
         """New tokens that still fit."""
         return self._max_new - request.generated
 
-    def cut(self, request: Request, new_tokens: list[int]) -> int | None:
-        """Returns how many of `new_tokens` end the request, or None if it goes on."""
-        limit = self.remaining(request)
+    def cut(self, request: Request, new_tokens: list[int], final: bool) -> int | None:
+        """Returns how many of `new_tokens` end the request, or None if it goes on.
+
+        Args:
+            request: the tokens before.
+            new_tokens: what follows them.
+            final: as in `ends`.
+        """
+        sequence = list(request.tokens)
         for count, token in enumerate(new_tokens, start=1):
-            if token in self._eos or count >= limit:
-                return count
-            if self._stops and self._stopped(request, new_tokens[:count]):
+            sequence.append(token)
+            if self.ends(request, sequence, final):
                 return count
         return None
 
-    def _stopped(self, request: Request, new_tokens: list[int]) -> bool:
+    def ends(self, request: Request, tokens: list[int], final: bool) -> bool:
+        """True if the request ends with the last of `tokens`.
+
+        Args:
+            request: gives prompt length and row.
+            tokens: prompt and new tokens.
+            final: they cannot be rolled back: the caller's stopping criteria see them too.
+        """
+        ended = final and self._hooks is not None and self._hooks[request.row].ended(tokens)
+        full = len(tokens) - request.prompt_length >= self._max_new
+        return (
+            ended
+            or full
+            or tokens[-1] in self._eos
+            or (bool(self._stops) and self._stopped(tokens))
+        )
+
+    def ended_before(self, request: Request, length: int) -> int | None:
+        """Length at which the criteria end the request while its backlog is confirmed, or None.
+
+        Args:
+            request: its first `length` tokens are final from now on.
+            length: tokens to judge; those before were.
+        """
+        if self._hooks is None:
+            return None
+        hooks = self._hooks[request.row]
+        lengths = range(request.confirmed + 1, length + 1)
+        return next((n for n in lengths if hooks.ended(request.tokens[:n])), None)
+
+    def _stopped(self, tokens: list[int]) -> bool:
         """True if a stop string ends within the text of the last token (it may begin earlier)."""
         assert self._decode is not None
         # A token is at least one byte, so this many tokens hold any stop string that ends here;
         # four more bytes complete a UTF-8 character cut at the window's edge.
-        window = (request.tokens + new_tokens)[-(4 * self._longest + 8) :]
+        window = tokens[-(4 * self._longest + 8) :]
         before = self._decode(window[:-1])
         text = self._decode(window)
         stable = len(before) - before.endswith("\ufffd")

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 
-from via_ext import ops
 from via_ext.config import ViaConfig
 from via_ext.drafters import Drafter
 from via_ext.engines.draft import EMPTY, Draft, split_drafts
 from via_ext.engines.full import FullJudge, Outcome, count_examined
+from via_ext.engines.hooks import RowHooks
+from via_ext.engines.moves import Move, compact
 from via_ext.engines.policy import choose_policy
 from via_ext.engines.request import Request, StopRules, row_key
 from via_ext.engines.slim import SlimRows, SlimWalk, slim_walk
@@ -22,15 +22,6 @@ from via_ext.engines.verify import TIER_ACCEPTED, TIER_SLIM, VerifyCalls
 from via_ext.prompts import pad_prompts
 from via_ext.stats import StatsRecorder
 from via_ext.tree import Tree
-
-
-class _Move(NamedTuple):
-    """Cache rows to keep: the accepted path below the root at `context`."""
-
-    row: int
-    context: int
-    path: list[int]
-    backlog: int | None  # index of the root's hidden row, None where hidden rows start afresh
 
 
 class Session:
@@ -52,6 +43,7 @@ class Session:
         seed: int,
         eos_token_ids: tuple[int, ...],
         decode: Callable[[list[int]], str] | None,
+        hooks: list[RowHooks] | None = None,
     ) -> None:
         """Prefills the target and hands the prompts to the drafter.
 
@@ -63,14 +55,15 @@ class Session:
             seed: root of every random stream.
             eos_token_ids: resolved end-of-sequence ids.
             decode: turns ids into text, for stop strings.
+            hooks: per row, a caller's logits processors and stopping criteria.
         """
         self._engine = engine
         self._drafter = drafter
         self._config = config
         self._policy = choose_policy(config)
         rows, vocab_size = len(prompts), engine.target.config.vocab_size
-        self._stop = StopRules(config, eos_token_ids, vocab_size, decode)
-        self._calls = VerifyCalls(config, self._stop, rows)
+        self._stop = StopRules(config, eos_token_ids, vocab_size, decode, hooks)
+        self._calls = VerifyCalls(config, self._stop, rows, hooks)
         self.recorder = StatsRecorder()
         uses_slim_rows = engine.slim is not None and self._policy.saves_slim_rows
         self._slim_rows = SlimRows(rows, config.max_backlog, vocab_size) if uses_slim_rows else None
@@ -87,7 +80,7 @@ class Session:
             for row, tokens in enumerate(prompts)
         ]
         self._keys = torch.tensor([request.key for request in self.requests])
-        self._moves: list[_Move] = []
+        self._moves: list[Move] = []
         self.seconds = 0.0
         self.forward_seconds = 0.0
         for request in self.requests:
@@ -123,9 +116,9 @@ class Session:
         full = [r for r in requests if r.row not in walks or walks[r.row].escalate]
         if full:
             for request, outcome in self._full(full, drafts, walks):
-                kept[request.row] = request.frontier + 1 + outcome.backlog_kept
-                self._commit_outcome(request, drafts[request.row], outcome, kept[request.row])
-        self._compact()
+                kept[request.row] = self._commit_outcome(request, drafts[request.row], outcome)
+        compact(self._verifier, self._moves, len(self.requests), self._tree.num_nodes)
+        self._moves.clear()
         self._tell_drafter(before, kept)
         for request in requests:
             request.steps += 1
@@ -185,7 +178,7 @@ class Session:
 
     def _commit_walk(self, request: Request, draft: Draft, walk: SlimWalk) -> None:
         """Commits what the slim verifier decided; provisional where the policy audits."""
-        self._moves.append(_Move(request.row, request.root, walk.path, request.backlog))
+        self._moves.append(Move(request.row, request.root, walk.path, request.backlog))
         own = len(walk.decided) - len(walk.path)
         tiers = [TIER_ACCEPTED] * len(walk.path) + [TIER_SLIM] * own
         request.append(walk.decided, tiers, walk.logprobs)
@@ -194,46 +187,40 @@ class Session:
             request.finished = walk.final
         self._count(draft, walk.path, dropped=0)
 
-    def _commit_outcome(self, request: Request, draft: Draft, outcome: Outcome, kept: int) -> None:
-        """Commits what the full model decided, rolling back what failed its audit."""
-        dropped = sum(
-            tier == TIER_ACCEPTED for tier in request.tiers[kept - request.prompt_length :]
-        )
-        if kept == len(request.tokens):
-            self._moves.append(_Move(request.row, request.root, outcome.path, None))
-        else:
-            request.truncate(kept)
+    def _commit_outcome(self, request: Request, draft: Draft, outcome: Outcome) -> int:
+        """Commits what the full model decided, rolling back what failed its audit.
+
+        Returns:
+            How many of the tokens before this step were kept.
+        """
         audited = len(outcome.backlog_logprobs)
+        kept = request.frontier + 1 + outcome.backlog_kept
+        ended = self._stop.ended_before(request, kept)
+        path = outcome.path if ended is None else []
+        count: int | None = None
+        if kept == len(request.tokens) and ended is None:
+            self._moves.append(Move(request.row, request.root, path, None))
         if audited:
-            request.logprobs[-audited:] = outcome.backlog_logprobs
-        count = self._stop.cut(request, outcome.tokens)
-        request.finished = count is not None
-        request.append(outcome.tokens[:count], outcome.tiers[:count], outcome.logprobs[:count])
+            request.logprobs[
+                kept - audited - request.prompt_length : kept - request.prompt_length
+            ] = outcome.backlog_logprobs
+        kept = kept if ended is None else ended
+        dropped = request.tiers[kept - request.prompt_length :].count(TIER_ACCEPTED)
+        request.truncate(kept)
+        if ended is None:
+            count = self._stop.cut(request, outcome.tokens, final=True)
+            request.append(outcome.tokens[:count], outcome.tiers[:count], outcome.logprobs[:count])
+        request.finished = ended is not None or count is not None
         request.frontier = request.root
         request.confirmed = len(request.tokens)
-        self._count(draft, outcome.path, dropped)
+        if self._calls.hooks is not None:
+            self._calls.hooks[request.row].sync()
+        self._count(draft, path, dropped)
+        return kept
 
     def _count(self, draft: Draft, path: list[int], dropped: int) -> None:
         self.recorder.examined += count_examined(draft.tree, path)
         self.recorder.accepted_per_step.append(len(path) - dropped)
-
-    def _compact(self) -> None:
-        """Moves the cache rows of accepted tree paths into place; chains lie there already."""
-        moves = [move for move in self._moves if move.path != list(range(len(move.path)))]
-        self._moves.clear()
-        if not moves:
-            return
-        rows, width = len(self.requests), self._tree.num_nodes
-        path = torch.full((rows, width), -1, dtype=torch.int32)
-        counts, hidden_counts, contexts, roots = torch.zeros(4, rows, dtype=torch.int32)
-        for move in moves:
-            path[move.row, : len(move.path)] = torch.tensor(move.path)
-            counts[move.row], contexts[move.row] = len(move.path), move.context
-            if move.backlog is not None:
-                hidden_counts[move.row], roots[move.row] = len(move.path), move.backlog
-        ops.compact_kv(self._verifier.arena.tensors, contexts, path, counts)
-        if self._verifier.hidden is not None:
-            ops.compact_kv([self._verifier.hidden], roots, path, hidden_counts)
 
     def _tell_drafter(self, before: list[int], kept: list[int]) -> None:
         if self._drafter is None:

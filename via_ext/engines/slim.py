@@ -26,6 +26,7 @@ class SlimWalk(NamedTuple):
         final: the decided tokens end the request (once confirmed, where there is an audit).
         verification: the state to resume from, cut to `path`.
         logits: [1, 1 + N, V] slim logits.
+        scores: what was judged: the logits, or the rows that logits processors made of them.
     """
 
     path: list[int]
@@ -35,6 +36,7 @@ class SlimWalk(NamedTuple):
     final: bool
     verification: ops.Verification
     logits: torch.Tensor
+    scores: torch.Tensor
 
 
 class SlimRows:
@@ -63,7 +65,7 @@ class SlimRows:
         allowed = calls.stop.allowed(request, [depths[row] for row in rows])
         first = request.backlog
         self._probs[request.row, first : first + count] = ops.filtered_probs(
-            walk.logits[0, rows],
+            walk.scores[0, rows],
             allowed=None if allowed is None else allowed[0],
             **calls.filters,
         )
@@ -86,7 +88,8 @@ def slim_walk(
     Both cuts depend only on tokens that are already resolved, never on the children of the row
     where the full model takes over: exact sampling stays exact.
     """
-    result = calls.draft(request, draft, logits, policy.slim_rule)
+    scores = calls.slim_scores(request, logits)
+    result = calls.draft(request, draft, logits, policy.slim_rule, provisional=scores)
     path = path_of(result)
     escalate = bool(result.escalate[0])
     recorder.accepted += len(path)
@@ -101,12 +104,18 @@ def slim_walk(
     decided = [draft.tokens[node] for node in path]
     if not escalate:
         decided.append(int(result.next_token[0]))
-    count = calls.stop.cut(request, decided)
+    count = calls.stop.cut(request, decided, final=not policy.audits)
     if count is not None:
         path, decided, escalate = path[:count], decided[:count], policy.audits
+    if calls.hooks is not None and not policy.audits:
+        hooks, rows = calls.hooks[request.row], [0, *(node + 1 for node in path)]
+        for index, row in enumerate(rows[: len(decided)]):
+            hooks.replay(request.tokens + decided[:index], logits[0, row])
+        hooks.sync()
     logprobs = result.logprobs[0, : len(decided)].tolist()
     resumable = _cut(result, path) if escalate else result
-    return SlimWalk(path, decided, logprobs, escalate, count is not None, resumable, logits)
+    final = count is not None
+    return SlimWalk(path, decided, logprobs, escalate, final, resumable, logits, scores)
 
 
 def _cut(result: ops.Verification, path: list[int]) -> ops.Verification:

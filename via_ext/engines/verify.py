@@ -10,7 +10,9 @@ import torch
 from via_ext import ops
 from via_ext.config import ViaConfig
 from via_ext.engines.draft import Draft
+from via_ext.engines.hooks import RowHooks
 from via_ext.engines.request import Request, StopRules
+from via_ext.engines.stepwise import verify_by_row
 from via_ext.tree import Tree
 
 TIER_ACCEPTED = 0
@@ -25,13 +27,17 @@ class VerifyCalls:
         config: the run's configuration.
         stop: its end rules.
         filters: temperature, top_k, top_p and min_p, as keyword arguments of the ops.
+        hooks: a caller's own code, per batch row; None = there is none.
         status: per batch row, the or of all status bits so far.
     """
 
-    def __init__(self, config: ViaConfig, stop: StopRules, rows: int) -> None:
+    def __init__(
+        self, config: ViaConfig, stop: StopRules, rows: int, hooks: list[RowHooks] | None = None
+    ) -> None:
         """Keeps the arguments that every call shares."""
         self.config = config
         self.stop = stop
+        self.hooks = hooks
         self.status = [0] * rows
         self.filters: dict[str, Any] = {
             "temperature": config.temperature,
@@ -47,6 +53,9 @@ class VerifyCalls:
         logits: torch.Tensor,
         rule: str,
         row_depths: list[int],
+        *,
+        provisional: torch.Tensor | None = None,
+        bonus: bool = True,
         **extra: Any,
     ) -> ops.Verification:
         """Judges `tokens`, by default as a chain.
@@ -57,8 +66,31 @@ class VerifyCalls:
             logits: [1, N + 1, V].
             rule: rule of `ops.verify`.
             row_depths: depth of each logits row below the root, negative in the backlog.
+            provisional: see `slim_scores`; given for slim logits.
+            bonus: False: nothing is wanted of a row that no node follows.
             extra: further arguments of `ops.verify`.
         """
+        hooks = None if self.hooks is None else self.hooks[request.row]
+        if hooks is None or not hooks.reads_rows:
+            return self.call(request, tokens, logits, rule, row_depths, **extra)
+        extra |= {"provisional": provisional, "bonus": bonus}
+        return verify_by_row(self, hooks, request, tokens, logits, rule, row_depths, **extra)
+
+    def slim_scores(self, request: Request, logits: torch.Tensor) -> torch.Tensor:
+        """What slim logits [1, 1 + N, V] are judged by: themselves, or room for processed rows."""
+        reads_rows = self.hooks is not None and self.hooks[request.row].reads_rows
+        return logits.to(torch.float32, copy=True) if reads_rows else logits
+
+    def call(
+        self,
+        request: Request,
+        tokens: list[int],
+        logits: torch.Tensor,
+        rule: str,
+        row_depths: list[int],
+        **extra: Any,
+    ) -> ops.Verification:
+        """One call of `ops.verify`; arguments as in `chain`."""
         if self.config.temperature > 0.0:
             extra["seed"] = torch.tensor([request.key])
             extra["position"] = torch.tensor([request.verify_calls])
@@ -81,10 +113,15 @@ class VerifyCalls:
         logits: torch.Tensor,
         rule: str,
         resume: ops.Verification | None = None,
+        provisional: torch.Tensor | None = None,
     ) -> ops.Verification:
         """Judges draft nodes; row 0 of `logits` [1, 1 + N, V] follows the root."""
         config = self.config
-        extra: dict[str, Any] = {"parents": draft.parents, "resume": resume}
+        extra: dict[str, Any] = {
+            "parents": draft.parents,
+            "resume": resume,
+            "provisional": provisional,
+        }
         if rule == "route":
             extra["accept_threshold"] = config.accept_threshold
             extra["escalate_threshold"] = config.escalate_threshold
