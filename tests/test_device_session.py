@@ -68,7 +68,7 @@ def check_equal(
     small = random_model(family, num_layers=2)
     results = []
     runner = GraphRunner("cpu")
-    for kind, parts, extra in ((Session, engine, ()), (DeviceSession, None, (runner,))):
+    for kind, parts, extra in ((Session, engine, ()), (DeviceSession, None, (None, runner))):
         drafter = make_drafter(small) if make_drafter else None
         drafter = configure(drafter, config, small.config.vocab_size)
         parts = DeviceEngine(engine) if parts is None else parts
@@ -186,7 +186,7 @@ def test_confirmed_tokens_come_once_and_in_order() -> None:
     streamed: list[list[int]] = [[], []]
     while session.active:
         session.step()
-        for row, tokens in enumerate(confirmed(session).tokens):  # type: ignore[arg-type]
+        for row, tokens in enumerate(confirmed(session).tokens):
             streamed[row] += tokens
     requests = session.requests
     assert streamed == [request.tokens[request.prompt_length :] for request in requests]
@@ -222,7 +222,7 @@ def test_what_a_graph_records_never_reads_back_and_keeps_its_addresses(mode, sha
     engine = DeviceEngine(TorchEngine(model, ROUTE))
     drafter = configure(ModelDrafter(random_model("llama", 2)), config, model.config.vocab_size)
     runner = CheckedRunner("cpu")
-    session = DeviceSession(engine, drafter, config, [[3, 5], [9]], 7, EOS, None, runner)
+    session = DeviceSession(engine, drafter, config, [[3, 5], [9]], 7, EOS, None, None, runner)
     state = session._state
     results = [tensor for tensor in (*state.slim, *state.full) if tensor is not None]
     tensors = [*state.arrays.values(), *results]

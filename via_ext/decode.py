@@ -12,9 +12,9 @@ import torch
 from via_ext.config import ViaConfig
 from via_ext.drafters import Drafter
 from via_ext.drafters.connect import make_drafter, verifier_route
+from via_ext.engines.choose import AnySession, device_engine, open_session
 from via_ext.engines.hooks import RowHooks
 from via_ext.engines.request import resolve_eos
-from via_ext.engines.session import Session
 from via_ext.engines.torch import TorchEngine
 from via_ext.prompts import read_prompts
 from via_ext.result import DecodeResult, StepOutput, collect, confirmed
@@ -75,7 +75,9 @@ class Decoder:
         vocab_size = target.config.vocab_size
         if any(token >= vocab_size for token in self._eos):
             raise ValueError(f"Decoder: eos_token_id must be in [0, {vocab_size}), got {self._eos}")
-        self._session: Session | None = None
+        self._device = device_engine(self._engine)
+        self._session: AnySession | None = None
+        self._runs = 0
         self._past_seconds = (0.0, 0.0)  # of the runs before the present one: steps, forwards
 
     def tune_drafter(self, config: ViaConfig) -> None:
@@ -181,9 +183,10 @@ class Decoder:
         """
         return self._steps(self._start(input_ids, attention_mask))
 
-    def _steps(self, session: Session) -> Iterator[StepOutput]:
+    def _steps(self, session: AnySession) -> Iterator[StepOutput]:
+        run = self._runs
         while session.active:
-            if session is not self._session:
+            if run != self._runs:
                 raise RuntimeError("Decoder.stream: another run of this decoder has begun")
             session.step()
             output = confirmed(session)
@@ -195,29 +198,30 @@ class Decoder:
         input_ids: torch.Tensor | Sequence[torch.Tensor],
         attention_mask: torch.Tensor | None,
         hooks: list[RowHooks] | None = None,
-    ) -> Session:
+    ) -> AnySession:
         prompts = read_prompts(
             input_ids, attention_mask, self._target.config, self.config.max_new_tokens
         )
         self._past_seconds = (self.step_seconds, self.forward_seconds)
-        self._session = None
+        past, self._session = self._session, None
+        self._runs += 1
         config = self.config
         self._seed = secrets.randbits(63) if config.seed is None else config.seed
         decode = self._decode_text if config.stop_strings else None
-        self._session = Session(
-            self._engine, self._drafter, config, prompts, self._seed, self._eos, decode, hooks
-        )
+        arguments = (self._drafter, config, prompts, self._seed, self._eos, decode, hooks)
+        self._session = open_session(self._engine, self._device, past, *arguments)
         return self._session
 
     def _decode_text(self, tokens: list[int]) -> str:
         text: str = self._tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
         return text
 
-    def _stats(self, session: Session) -> DecodeStats:
-        session.recorder.tokens = sum(request.generated for request in session.requests)
-        return session.recorder.finish(self._seed)
+    def _stats(self, session: AnySession) -> DecodeStats:
+        recorder = session.recorder
+        recorder.tokens = sum(request.generated for request in session.requests)
+        return recorder.finish(self._seed)
 
-    def _result(self, session: Session) -> DecodeResult:
+    def _result(self, session: AnySession) -> DecodeResult:
         pad = getattr(self._target.config, "pad_token_id", None)
         if pad is None:
             pad = self._eos[0] if self._eos else 0

@@ -11,7 +11,7 @@ import torch
 from via_ext.stats import DecodeStats
 
 if TYPE_CHECKING:
-    from via_ext.engines.session import Session
+    from via_ext.engines.choose import AnySession
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class StepOutput:
     finished: list[bool]
 
 
-def confirmed(session: Session) -> StepOutput:
+def confirmed(session: AnySession) -> StepOutput:
     """Takes the tokens that were confirmed since the last call."""
     output = StepOutput([], [], [], [])
     for request in session.requests:
@@ -70,7 +70,7 @@ def confirmed(session: Session) -> StepOutput:
     return output
 
 
-def collect(session: Session, max_new_tokens: int, pad: int, stats: DecodeStats) -> DecodeResult:
+def collect(session: AnySession, max_new_tokens: int, pad: int, stats: DecodeStats) -> DecodeResult:
     """Gathers a finished session into padded tensors.
 
     Args:

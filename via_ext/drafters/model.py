@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +15,10 @@ from via_ext.models.families import check_supported
 from via_ext.models.passes import LayerPass
 from via_ext.models.view import KeptLayer
 from via_ext.route import SlimRoute
+from via_ext.tree import Tree
+
+if TYPE_CHECKING:
+    from via_ext.drafters.device import DeviceDrafter
 
 _FIRST_CAPACITY = 256
 
@@ -91,6 +95,23 @@ class ModelDrafter(PassDrafter):
         both = self._tokenizer is not None and tokenizer is not None
         if both and self._vocabulary.draft_to_target is None:
             check_tokenizers(self._tokenizer, tokenizer)
+
+    def on_device(self, tree: Tree, rows: int, capacity: int) -> DeviceDrafter | None:
+        """This drafter with its text on the device, as an engine on CUDA runs it.
+
+        Args:
+            tree: shape of every proposal.
+            rows: batch rows.
+            capacity: most committed tokens per row.
+
+        Returns:
+            None for a reduced vocabulary, whose ids are mapped on the host.
+        """
+        from via_ext.drafters.device import DeviceDrafter
+
+        if self._vocabulary.draft_to_target is not None:
+            return None
+        return DeviceDrafter(self._model, tree, rows, capacity, filters=self._filters)
 
     def prefill(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
         """Starts a batch; see `Drafter.prefill`. The prompt is run with the first proposal."""

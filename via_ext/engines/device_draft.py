@@ -9,7 +9,6 @@ import torch
 
 from via_ext.drafters import Drafter
 from via_ext.drafters.device import DeviceDrafter
-from via_ext.drafters.model import ModelDrafter
 from via_ext.engines.device_state import DeviceState
 from via_ext.engines.device_verify import DeviceVerify
 from via_ext.engines.draft import split_drafts
@@ -31,28 +30,29 @@ class NoProposer:
         """Proposes no node, ever."""
         state.draft_counts.zero_()
 
+    def prefill(self, mirror: Mirror) -> None:
+        """Does nothing."""
+
     def propose(self, runner: GraphRunner) -> None:
         """Does nothing."""
 
 
 class DeviceProposer:
-    """A `ModelDrafter`'s model, drafting in one graph."""
+    """A drafter on the device, drafting in one graph."""
 
     on_host = False
 
-    def __init__(self, drafter: ModelDrafter, state: DeviceState, verify: DeviceVerify) -> None:
-        """Prefills the drafter."""
-        rows = state.keys.shape[0]
+    def __init__(self, drafter: DeviceDrafter, state: DeviceState, verify: DeviceVerify) -> None:
+        """Takes a drafter that was made for the state's rows and tree."""
         self._state = state
-        self._drafter = DeviceDrafter(
-            drafter._model, state.tree, rows, state.capacity, filters=drafter._filters
-        )
-        lengths = state.lengths.to(torch.int64)
-        self._drafter.prefill(state.tokens[:, : int(lengths.max())], lengths)
+        self._drafter = drafter
         self._offsets = torch.arange(state.tree.num_nodes + 1, device=state.keys.device)
         verify.draft_probs = self._drafter.probs
-        # What the drafter does not know yet: at first, nothing.
-        state.kept.copy_(state.lengths)
+
+    def prefill(self, mirror: Mirror) -> None:
+        """Gives the drafter the prompts."""
+        lengths = self._state.lengths.to(torch.int64)
+        self._drafter.prefill(self._state.tokens[:, : int(lengths.max())], lengths)
 
     def propose(self, runner: GraphRunner) -> None:
         """Tells the drafter what the last step emitted, then drafts."""
@@ -73,25 +73,22 @@ class HostProposer:
 
     on_host = True
 
-    def __init__(
-        self,
-        drafter: Drafter,
-        state: DeviceState,
-        verify: DeviceVerify,
-        mirror: Mirror,
-    ) -> None:
-        """Hands the prompts to the drafter."""
+    def __init__(self, drafter: Drafter, state: DeviceState, verify: DeviceVerify) -> None:
+        """Takes the drafter; it gets the prompts with `prefill`."""
         self._drafter = drafter
         self._state = state
         self._verify = verify
+        self._probs: torch.Tensor | None = None
+
+    def prefill(self, mirror: Mirror) -> None:
+        """Hands the prompts to the drafter."""
         self._mirror = mirror
         prompts = [request.tokens for request in mirror.read()]
         ids, mask = pad_prompts(prompts)
-        device = state.keys.device
-        drafter.prefill(ids.to(device), None if mask is None else mask.to(device))
+        device = self._state.keys.device
+        self._drafter.prefill(ids.to(device), mask.to(device))
         self._lengths = [len(tokens) for tokens in prompts]
         self._first = True
-        self._probs: torch.Tensor | None = None
 
     def propose(self, runner: GraphRunner) -> None:
         """Commits what the last step emitted and copies the next drafts to the device."""
@@ -113,6 +110,7 @@ class HostProposer:
             state.draft_counts[row] = count
             state.draft_ids[row, :count] = torch.tensor(draft.tokens)
             state.draft_parents[row, :count] = torch.tensor(draft.tree.parents, dtype=torch.int32)
+        self._verify.draft_to_target = proposal.draft_to_target
         self._set_probs(proposal.probs)
 
     def _set_probs(self, probs: torch.Tensor | None) -> None:
@@ -139,10 +137,14 @@ class HostProposer:
         self._lengths = [len(tokens) for tokens in sequences]
 
 
-def make_proposer(drafter: Any, state: DeviceState, verify: DeviceVerify, mirror: Mirror) -> Any:
+def make_proposer(
+    drafter: Any, state: DeviceState, verify: DeviceVerify
+) -> NoProposer | DeviceProposer | HostProposer:
     """The proposer for a drafter."""
     if drafter is None or state.tree.num_nodes == 0:
         return NoProposer(state)
-    if type(drafter) is ModelDrafter:
-        return DeviceProposer(drafter, state, verify)
-    return HostProposer(drafter, state, verify, mirror)
+    make = getattr(drafter, "on_device", None)
+    found = make and make(state.tree, state.keys.shape[0], state.capacity)
+    if found is not None:
+        return DeviceProposer(found, state, verify)
+    return HostProposer(drafter, state, verify)

@@ -23,8 +23,8 @@ class DeviceEngine:
         Args:
             engine: gives the model and the route.
         """
+        self.base = engine
         self.target: Any = engine.target
-        self.prefill = engine.full
         self.slim: TreePass | None = None
         layers = [KeptLayer(index) for index in range(self.target.config.num_hidden_layers)]
         if engine.route is None or engine.route.is_full:
@@ -43,14 +43,17 @@ class DevicePasses:
         arena: keys and values.
         hidden: [B, 2 + max_backlog + N, 1, hidden_size], states at the end of the shared prefix
             from the frontier on; the last row is spare. None without a slim verifier.
+        vocab_size: V.
     """
 
     def __init__(self, engine: DeviceEngine, state: DeviceState) -> None:
         """Allocates the arena; with a slim verifier also the hidden rows."""
         self._engine = engine
         self._state = state
+        self.vocab_size: int = engine.target.config.vocab_size
         rows = state.keys.shape[0]
-        self.arena = tree_arena(engine.target, rows, state.capacity)
+        # A drafter that runs in the engine's arena looks for it there.
+        self.arena = engine.base.arena = tree_arena(engine.target, rows, state.capacity)
         self.hidden: torch.Tensor | None = None
         if engine.slim is not None:
             parameter = next(engine.target.parameters())
@@ -61,7 +64,7 @@ class DevicePasses:
     def prefill(self, prompts: list[list[int]]) -> None:
         """Computes full-model KV of every prompt but its last token, the first root."""
         rows = list(range(len(prompts)))
-        feed(self._engine.prefill, self.arena, rows, [tokens[:-1] for tokens in prompts])
+        feed(self._engine.base.full, self.arena, rows, [tokens[:-1] for tokens in prompts])
 
     def slim(self) -> torch.Tensor:
         """Slim pass over root and nodes; saves the hidden rows. Returns [B, 1 + N, V]."""

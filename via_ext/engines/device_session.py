@@ -21,6 +21,7 @@ from via_ext.engines.device_passes import DeviceEngine, DevicePasses
 from via_ext.engines.device_state import WORDS, DeviceState
 from via_ext.engines.device_verify import DeviceVerify
 from via_ext.engines.graphs import DecisionWord, GraphRunner
+from via_ext.engines.hooks import RowHooks
 from via_ext.engines.mirror import Mirror
 from via_ext.engines.policy import choose_policy
 from via_ext.engines.request import Request, StopRules
@@ -48,6 +49,7 @@ class DeviceSession:
         seed: int,
         eos_token_ids: tuple[int, ...],
         decode: Callable[[list[int]], str] | None,
+        hooks: list[RowHooks] | None = None,
         runner: GraphRunner | None = None,
     ) -> None:
         """Prefills the target and hands the prompts to the drafter.
@@ -60,34 +62,72 @@ class DeviceSession:
             seed: root of every random stream.
             eos_token_ids: resolved end-of-sequence ids.
             decode: turns ids into text, for stop strings.
+            hooks: per row, a caller's stopping criteria.
             runner: records and replays the graphs; None = a new one, on CUDA with graphs.
+
+        Raises:
+            ValueError: a hook has to see logits.
         """
         model_config = engine.target.config
         device = next(engine.target.parameters()).device
         self._policy = choose_policy(config)
         self._has_slim = engine.slim is not None
-        self._state = state = DeviceState(
+        self._state = DeviceState(
             config, self._policy, prompts, seed, eos_token_ids, device, has_slim=self._has_slim
         )
-        self._passes = DevicePasses(engine, state)
-        self._verify = DeviceVerify(state, self._policy, model_config.vocab_size)
+        self._passes = DevicePasses(engine, self._state)
+        self._verify = DeviceVerify(self._state, self._policy, model_config.vocab_size)
         self._runner = runner or GraphRunner(device)
-        self._words = DecisionWord(state.words)
+        self._words = DecisionWord(self._state.words)
         self._notes_path = self._has_slim and not self._policy.audits
-        self._moves = not state.tree.is_chain
-        self._waiting = False
-        self._done = False
         self._on_cuda = device.type == "cuda"
-        stop = StopRules(config, eos_token_ids, model_config.vocab_size, decode)
-        self._mirror = Mirror(state, stop, len(prompts))
-        self._watches_text = bool(config.stop_strings)
-        self.seconds = 0.0
-        self.forward_seconds = 0.0
-        with torch.inference_mode():
-            self._passes.prefill(prompts)
-            self._proposer = make_proposer(drafter, state, self._verify, self._mirror)
-            # A proposal of the host's may have any shape.
-            self._moves |= self._proposer.on_host
+        self._proposer = make_proposer(drafter, self._state, self._verify)
+        # A proposal of the host's may have any shape.
+        self._moves = self._proposer.on_host or not self._state.tree.is_chain
+        self._eos = eos_token_ids
+        self._begin(prompts, decode, hooks)
+
+    def restart(
+        self,
+        prompts: list[list[int]],
+        seed: int,
+        decode: Callable[[list[int]], str] | None,
+        hooks: list[RowHooks] | None = None,
+    ) -> bool:
+        """Begins another run in the same memory, with the graphs that were recorded.
+
+        Args:
+            prompts: as in the constructor, like the other arguments.
+
+        Returns:
+            False if that is not possible: other rows, no room, or a drafter on the host.
+        """
+        if self._proposer.on_host or not self._state.fits(prompts):
+            return False
+        self._state.enter(prompts, seed)
+        self._begin(prompts, decode, hooks)
+        return True
+
+    @torch.inference_mode()
+    def _begin(
+        self,
+        prompts: list[list[int]],
+        decode: Callable[[list[int]], str] | None,
+        hooks: list[RowHooks] | None,
+    ) -> None:
+        if any(row.reads_rows for row in hooks or ()):
+            raise ValueError(
+                "Decoder: logits_processor, output_scores and output_logits must be unset on CUDA "
+                "in this version, got a call per position"
+            )
+        config, vocab_size = self._state.config, self._passes.vocab_size
+        stop = StopRules(config, self._eos, vocab_size, decode, hooks)
+        self._mirror = Mirror(self._state, stop, len(prompts))
+        self._watches = bool(config.stop_strings) or hooks is not None
+        self._waiting = self._done = False
+        self.seconds = self.forward_seconds = 0.0
+        self._passes.prefill(prompts)
+        self._proposer.prefill(self._mirror)
 
     @property
     def requests(self) -> list[Request]:
@@ -118,16 +158,16 @@ class DeviceSession:
     def step(self) -> None:
         """One decoding step of every unfinished request."""
         begin = time.perf_counter()
-        if self._proposer.on_host or self._watches_text:
+        if self._proposer.on_host or self._watches:
             self._settle()
         self._proposer.propose(self._runner)
         self._settle()
         if not self._done:
             self._decide()
-            if self._watches_text:
+            if self._watches:
                 self._settle()
                 self._mirror.read()
-                self._done = self._mirror.stop_at_text()
+                self._done = self._mirror.stop_rows()
         self.seconds += time.perf_counter() - begin
 
     def _decide(self) -> None:

@@ -28,6 +28,9 @@ COUNTERS = (
 )
 WORDS = ("full", "prefix", "lead", "finished", "length", "confirmed")
 
+# Capacities are multiples of this, so that a later run with longer prompts finds room.
+CAPACITY_STEP = 256
+
 _INT32, _INT64, _BOOL, _FLOAT = torch.int32, torch.int64, torch.bool, torch.float32
 
 
@@ -75,8 +78,9 @@ class DeviceState:
         rows, nodes = len(prompts), self.tree.num_nodes
         # A final token of the slim verifier's own has no row after it: one spare row stands there.
         self.tail_width = min(config.max_backlog + nodes + 2, MAX_PASS_TOKENS)
-        self.capacity = max(map(len, prompts)) + config.max_new_tokens + nodes + 2
-        self.keys = torch.tensor([row_key(seed, row) for row in range(rows)], device=device)
+        needed = self._needed(prompts)
+        self.capacity = (needed + CAPACITY_STEP - 1) // CAPACITY_STEP * CAPACITY_STEP
+        self.keys = torch.zeros(rows, dtype=_INT64, device=device)
         self.arrays: dict[str, Tensor] = {}
         self._allocate_requests(rows, eos_token_ids)
         self._allocate_block(rows, nodes)
@@ -84,7 +88,7 @@ class DeviceState:
         ratios = has_slim and policy.slim_rule == "route"
         self.slim = ops.empty_verification(rows, nodes, device, ratios=ratios)
         self.full = ops.empty_verification(rows, nodes, device, ratios=ratios)
-        self._enter(prompts)
+        self.enter(prompts, seed)
         self._step = _C.Step(
             self.arrays,
             tuple(self.slim),
@@ -153,10 +157,33 @@ class DeviceState:
         self._add(_INT64, (rows, chain + 1), "chain_rows")
         self._add(_BOOL, (rows, chain + 1), "chain_held")
 
-    def _enter(self, prompts: list[list[int]]) -> None:
+    def _needed(self, prompts: list[list[int]]) -> int:
+        """Positions per row: text, one draft and one token of room."""
+        longest = max(map(len, prompts)) + self.config.max_new_tokens
+        return longest + self.tree.num_nodes + 2
+
+    def fits(self, prompts: list[list[int]]) -> bool:
+        """True if another run, with these prompts, could use the same arrays."""
+        return len(prompts) == self.keys.shape[0] and self._needed(prompts) <= self.capacity
+
+    def enter(self, prompts: list[list[int]], seed: int) -> None:
+        """Starts a run in these arrays.
+
+        Args:
+            prompts: token ids per row, for which `fits` holds.
+            seed: root of every random stream.
+        """
+        arrays = self.arrays
+        for name in ("tokens", "logprobs", "status", "finished"):
+            arrays[name].zero_()
+        for name in ("verify_calls", "steps", "counters", "words"):
+            arrays[name].zero_()
+        arrays["tiers"].fill_(255)
+        arrays["overshoot"].fill_(-1.0)
         lengths = torch.tensor(list(map(len, prompts)), dtype=_INT32)
-        for name in ("prompt_lens", "lengths", "confirmed"):
-            self.arrays[name].copy_(lengths)
-        self.arrays["frontiers"].copy_(lengths - 1)
+        for name in ("prompt_lens", "lengths", "confirmed", "kept"):
+            arrays[name].copy_(lengths)
+        arrays["frontiers"].copy_(lengths - 1)
+        self.keys.copy_(torch.tensor([row_key(seed, row) for row in range(len(prompts))]))
         for row, tokens in enumerate(prompts):
-            self.arrays["tokens"][row, : len(tokens)] = torch.tensor(tokens)
+            arrays["tokens"][row, : len(tokens)] = torch.tensor(tokens)

@@ -11,11 +11,11 @@ from via_ext.stats import StatsRecorder
 
 
 class Mirror:
-    """Reads `DeviceState` back when somebody asks; ends requests at stop strings.
+    """Reads `DeviceState` back when somebody asks; ends requests where only the host can tell.
 
     Args:
         state: the run's arrays.
-        stop: end rules, for stop strings.
+        stop: end rules, for stop strings and a caller's stopping criteria.
         rows: batch rows.
     """
 
@@ -52,8 +52,8 @@ class Mirror:
             request.finished = finished[row]
         return self.requests
 
-    def stop_at_text(self) -> bool:
-        """Ends requests at a stop string in what was confirmed since the last call.
+    def stop_rows(self) -> bool:
+        """Ends requests at a stop string, or by the caller's criteria, in newly confirmed tokens.
 
         Returns:
             True if every request has finished.
@@ -63,7 +63,7 @@ class Mirror:
             first, last = self._seen[row], request.confirmed
             self._seen[row] = last
             before = replace(request, tokens=request.tokens[:first])
-            count = self._stop.cut(before, request.tokens[first:last])
+            count = self._stop.cut(before, request.tokens[first:last], final=True)
             if count is not None:
                 end = first + count
                 state.lengths[row] = state.confirmed[row] = end

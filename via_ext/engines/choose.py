@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which session decodes: on CUDA the one whose steps stay on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from via_ext.config import ViaConfig
+from via_ext.engines.device_passes import DeviceEngine
+from via_ext.engines.device_session import DeviceSession
+from via_ext.engines.hooks import RowHooks
+from via_ext.engines.session import Session
+from via_ext.engines.torch import TorchEngine
+
+AnySession: TypeAlias = Session | DeviceSession
+
+
+def device_engine(engine: TorchEngine) -> DeviceEngine | None:
+    """The passes for a model on CUDA, None for one on the CPU."""
+    device = next(engine.target.parameters()).device
+    return DeviceEngine(engine) if device.type == "cuda" else None
+
+
+def open_session(
+    engine: TorchEngine,
+    device: DeviceEngine | None,
+    past: AnySession | None,
+    drafter: Any,
+    config: ViaConfig,
+    prompts: list[list[int]],
+    seed: int,
+    eos_token_ids: tuple[int, ...],
+    decode: Callable[[list[int]], str] | None,
+    hooks: list[RowHooks] | None,
+) -> AnySession:
+    """Starts a run.
+
+    Args:
+        engine: the target's parts.
+        device: the same for CUDA, or None.
+        past: the decoder's last session; one on CUDA is used again where the new run fits, with
+            its memory and its recorded graphs.
+        drafter: as in `Session`, like the arguments that follow.
+    """
+    if device is None:
+        return Session(engine, drafter, config, prompts, seed, eos_token_ids, decode, hooks)
+    if isinstance(past, DeviceSession) and past.restart(prompts, seed, decode, hooks):
+        return past
+    return DeviceSession(device, drafter, config, prompts, seed, eos_token_ids, decode, hooks)
