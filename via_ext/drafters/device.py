@@ -103,6 +103,11 @@ class DeviceDrafter:
             self.probs = torch.zeros(shape, dtype=torch.float32, device=device)
 
     @property
+    def draft_to_target(self) -> torch.Tensor | None:
+        """[V_draft] id map of a reduced vocabulary, or None."""
+        return self._vocabulary.draft_to_target
+
+    @property
     def lengths(self) -> torch.Tensor:
         """[B] int64, committed tokens per row."""
         return self._text.lengths
@@ -186,14 +191,21 @@ class DeviceDrafter:
                 )
                 assert step_logits is not None
                 logits = step_logits[:, 0]
-            if self.probs is None:
-                ids = logits.argmax(-1)
-            else:
-                ids, self.probs[:, column] = ops.draft_sample(
-                    logits, seed=seed, position=position, column=column, **self._filters
-                )
-            self.token_ids[:, column] = self._vocabulary.target_ids(ids)
+            self._draw(logits, seed, position, column)
         self._text.drafted.copy_(self.token_ids[:, : self._text.drafted.shape[1]])
+
+    def _draw(
+        self, logits: torch.Tensor, seed: torch.Tensor, position: torch.Tensor, column: int
+    ) -> None:
+        """Fills one column of `token_ids` and `probs` from logits [B, V_draft]."""
+        ids = self.token_ids[:, column]
+        if self.probs is None:
+            ids.copy_(logits.argmax(-1))
+        else:
+            options = {"seed": seed, "position": position, "column": column, **self._filters}
+            ops.draft_sample(logits, **options, out=(ids, self.probs[:, column]))
+        if self._vocabulary.draft_to_target is not None:
+            ids.copy_(self._vocabulary.target_ids(ids))
 
     def _tree(self, logits: torch.Tensor) -> None:
         """Level by level; every level runs the tree so far again, in one pass."""

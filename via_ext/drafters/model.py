@@ -96,22 +96,19 @@ class ModelDrafter(PassDrafter):
         if both and self._vocabulary.draft_to_target is None:
             check_tokenizers(self._tokenizer, tokenizer)
 
-    def on_device(self, tree: Tree, rows: int, capacity: int) -> DeviceDrafter | None:
+    def on_device(self, tree: Tree, rows: int, capacity: int, _arena: KVArena) -> DeviceDrafter:
         """This drafter with its text on the device, as an engine on CUDA runs it.
 
         Args:
             tree: shape of every proposal.
             rows: batch rows.
             capacity: most committed tokens per row.
-
-        Returns:
-            None for a reduced vocabulary, whose ids are mapped on the host.
         """
         from via_ext.drafters.device import DeviceDrafter
 
-        if self._vocabulary.draft_to_target is not None:
-            return None
-        return DeviceDrafter(self._model, tree, rows, capacity, filters=self._filters)
+        return DeviceDrafter(
+            self._model, tree, rows, capacity, filters=self._filters, vocabulary=self._vocabulary
+        )
 
     def prefill(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
         """Starts a batch; see `Drafter.prefill`. The prompt is run with the first proposal."""

@@ -14,11 +14,12 @@ from via_ext.drafters.vocabulary import DraftVocabulary
 from via_ext.models.arena import KVArena
 from via_ext.models.families import check_route
 from via_ext.models.passes import LayerPass
-from via_ext.models.view import route_layers
+from via_ext.models.view import KeptLayer, route_layers
 from via_ext.route import SlimRoute
 from via_ext.tree import Tree
 
 if TYPE_CHECKING:
+    from via_ext.drafters.device import DeviceDrafter
     from via_ext.engines.torch import TorchEngine
 
 
@@ -43,6 +44,7 @@ class SlimDrafter(PassDrafter):
     """
 
     takes_route = True
+    _layers: list[KeptLayer]
 
     def __init__(self) -> None:
         """Waits for a decoder."""
@@ -74,10 +76,38 @@ class SlimDrafter(PassDrafter):
             got = "None" if route is None else "a full route"
             raise ValueError(f"Decoder: route must skip a sublayer for a SlimDrafter, got {got}")
         check_route(route, engine.target)
-        self._pass = LayerPass(engine.target, route_layers(route))
+        self._layers = route_layers(route)
+        self._pass = LayerPass(engine.target, self._layers)
         self._vocabulary = DraftVocabulary(engine.target, None)
         self._engine = engine
         self._taken = None
+
+    def on_device(self, tree: Tree, rows: int, capacity: int, arena: KVArena) -> DeviceDrafter:
+        """This drafter with its text on the device, as an engine on CUDA runs it.
+
+        Args:
+            tree: shape of every proposal.
+            rows: batch rows.
+            capacity: most committed tokens per row.
+            arena: the engine's, of capacity + N positions.
+
+        Raises:
+            RuntimeError: no decoder has taken the drafter.
+        """
+        from via_ext.drafters.device import DeviceDrafter
+
+        if self._engine is None:
+            raise RuntimeError(f"SlimDrafter: on_device must {_LATEST}, got no decoder")
+        return DeviceDrafter(
+            self._engine.target,
+            tree,
+            rows,
+            capacity,
+            filters=self._filters,
+            vocabulary=self._vocabulary,
+            layers=self._layers,
+            arena=arena,
+        )
 
     def prefill(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
         """Starts a batch; see `Drafter.prefill`. The engine has run the prompt already."""

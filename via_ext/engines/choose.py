@@ -41,7 +41,13 @@ def open_session(
         device: the same for CUDA, or None.
         past: the decoder's last session; one on CUDA is used again where the new run fits, with
             its memory and its recorded graphs.
-        drafter: as in `Session`, like the arguments that follow.
+        drafter: as in `Session`.
+        config: as there.
+        prompts: as there.
+        seed: as there.
+        eos_token_ids: as there.
+        decode: as there.
+        hooks: as there; on CUDA without logits processors.
     """
     if device is None:
         return Session(engine, drafter, config, prompts, seed, eos_token_ids, decode, hooks)

@@ -14,6 +14,7 @@ from via_ext.engines.device_verify import DeviceVerify
 from via_ext.engines.draft import split_drafts
 from via_ext.engines.graphs import GraphRunner
 from via_ext.engines.mirror import Mirror
+from via_ext.models.arena import KVArena
 from via_ext.prompts import pad_prompts
 
 
@@ -47,7 +48,8 @@ class DeviceProposer:
         self._state = state
         self._drafter = drafter
         self._offsets = torch.arange(state.tree.num_nodes + 1, device=state.keys.device)
-        verify.draft_probs = self._drafter.probs
+        verify.draft_probs = drafter.probs
+        verify.draft_to_target = drafter.draft_to_target
 
     def prefill(self, mirror: Mirror) -> None:
         """Gives the drafter the prompts."""
@@ -138,13 +140,13 @@ class HostProposer:
 
 
 def make_proposer(
-    drafter: Any, state: DeviceState, verify: DeviceVerify
+    drafter: Any, state: DeviceState, verify: DeviceVerify, arena: KVArena
 ) -> NoProposer | DeviceProposer | HostProposer:
     """The proposer for a drafter."""
     if drafter is None or state.tree.num_nodes == 0:
         return NoProposer(state)
     make = getattr(drafter, "on_device", None)
-    found = make and make(state.tree, state.keys.shape[0], state.capacity)
-    if found is not None:
-        return DeviceProposer(found, state, verify)
-    return HostProposer(drafter, state, verify)
+    if make is None:
+        return HostProposer(drafter, state, verify)
+    rows, capacity = state.keys.shape[0], state.capacity - state.tree.num_nodes
+    return DeviceProposer(make(state.tree, rows, capacity, arena), state, verify)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from via_ext import ops
 from via_ext.engines.device_state import DeviceState
 from via_ext.engines.torch import TorchEngine, feed
 from via_ext.models.attention import tree_arena
@@ -132,3 +133,11 @@ class DevicePasses:
         size = part.hidden.shape[-1]
         index = self._state.hidden_index.view(-1)
         self.hidden.view(-1, size).index_copy_(0, index, part.hidden.reshape(-1, size))
+
+    def compact(self, *, hidden: bool) -> None:
+        """Moves the cache rows, and perhaps the hidden rows, of accepted paths into place."""
+        state = self._state
+        path = state.move_path
+        ops.compact_kv(self.arena.tensors, state.move_context, path, state.move_counts)
+        if hidden and self.hidden is not None:
+            ops.compact_kv([self.hidden], state.hidden_context, path, state.hidden_counts)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 import torch
 
-from via_ext import ops
 from via_ext.config import ViaConfig
 from via_ext.drafters import Drafter
 from via_ext.engines.device_draft import make_proposer
@@ -81,7 +80,7 @@ class DeviceSession:
         self._words = DecisionWord(self._state.words)
         self._notes_path = self._has_slim and not self._policy.audits
         self._on_cuda = device.type == "cuda"
-        self._proposer = make_proposer(drafter, self._state, self._verify)
+        self._proposer = make_proposer(drafter, self._state, self._verify, self._passes.arena)
         # A proposal of the host's may have any shape.
         self._moves = self._proposer.on_host or not self._state.tree.is_chain
         self._eos = eos_token_ids
@@ -97,7 +96,10 @@ class DeviceSession:
         """Begins another run in the same memory, with the graphs that were recorded.
 
         Args:
-            prompts: as in the constructor, like the other arguments.
+            prompts: as in the constructor.
+            seed: as there.
+            decode: as there.
+            hooks: as there.
 
         Returns:
             False if that is not possible: other rows, no room, or a drafter on the host.
@@ -246,6 +248,11 @@ class DeviceSession:
             state.run("full")
         self._compact()
 
+    def _compact(self, *, hidden: bool = False) -> None:
+        """Moves the cache rows of accepted tree paths into place; chains lie there already."""
+        if self._moves:
+            self._passes.compact(hidden=hidden)
+
     def _audit_rows(self, logits: torch.Tensor) -> torch.Tensor:
         """Rows of the provisional tokens in chain order, [B, C + 1, V]."""
         count = min(logits.shape[1], self._state.config.max_backlog + 1)
@@ -253,16 +260,3 @@ class DeviceSession:
             return logits[:, :count]  # an accepted chain lies in the pass as it is judged
         rows = self._state.chain_rows[:, :count].clamp(max=logits.shape[1] - 1)
         return logits.gather(1, rows[:, :, None].expand(-1, -1, logits.shape[-1]))
-
-    def _compact(self, *, hidden: bool = False) -> None:
-        """Moves the cache rows of accepted tree paths into place; chains lie there already."""
-        if not self._moves:
-            return
-        state = self._state
-        ops.compact_kv(
-            self._passes.arena.tensors, state.move_context, state.move_path, state.move_counts
-        )
-        if hidden and self._passes.hidden is not None:
-            ops.compact_kv(
-                [self._passes.hidden], state.hidden_context, state.move_path, state.hidden_counts
-            )
