@@ -17,6 +17,7 @@ from via_ext.config import ViaConfig
 from via_ext.drafters import Drafter
 from via_ext.engines.device_draft import make_proposer
 from via_ext.engines.device_passes import DeviceEngine, DevicePasses
+from via_ext.engines.device_stages import DeviceStages
 from via_ext.engines.device_state import WORDS, DeviceState
 from via_ext.engines.device_verify import DeviceVerify
 from via_ext.engines.graphs import DecisionWord, GraphRunner
@@ -26,8 +27,6 @@ from via_ext.engines.policy import choose_policy
 from via_ext.engines.request import Request, StopRules
 from via_ext.stats import StatsRecorder
 
-# Full passes are recorded for these numbers of tokens in front of the draft.
-LEAD_BUCKETS = (2, 4, 8, 16, 32, 64, 128)
 _FULL, _PREFIX, _LEAD, _FINISHED = map(WORDS.index, ("full", "prefix", "lead", "finished"))
 
 
@@ -69,20 +68,22 @@ class DeviceSession:
         """
         model_config = engine.target.config
         device = next(engine.target.parameters()).device
-        self._policy = choose_policy(config)
+        policy = choose_policy(config)
         self._has_slim = engine.slim is not None
         self._state = DeviceState(
-            config, self._policy, prompts, seed, eos_token_ids, device, has_slim=self._has_slim
+            config, policy, prompts, seed, eos_token_ids, device, has_slim=self._has_slim
         )
         self._passes = DevicePasses(engine, self._state)
-        self._verify = DeviceVerify(self._state, self._policy, model_config.vocab_size)
+        self._verify = DeviceVerify(self._state, policy, model_config.vocab_size)
         self._runner = runner or GraphRunner(device)
         self._words = DecisionWord(self._state.words)
-        self._notes_path = self._has_slim and not self._policy.audits
         self._on_cuda = device.type == "cuda"
         self._proposer = make_proposer(drafter, self._state, self._verify, self._passes.arena)
         # A proposal of the host's may have any shape.
-        self._moves = self._proposer.on_host or not self._state.tree.is_chain
+        moves = self._proposer.on_host or not self._state.tree.is_chain
+        self._stages = DeviceStages(
+            self._state, self._passes, self._verify, policy, has_slim=self._has_slim, moves=moves
+        )
         self._eos = eos_token_ids
         self._begin(prompts, decode, hooks)
 
@@ -174,18 +175,18 @@ class DeviceSession:
 
     def _decide(self) -> None:
         if not self._has_slim:
-            self._runner.run(("full", self._has_probs), self._full)
+            self._runner.run(("full", self._has_probs), self._stages.full)
             self._send()
             return
-        self._runner.run(("slim", self._has_probs), self._slim)
+        self._runner.run(("slim", self._has_probs), self._stages.slim)
         self._send()
         words = self._settle()
         leads = [row[_LEAD] for row in words if row[_FULL]]
         if leads:
-            width = self._tail_width(max(leads))
+            width = self._stages.tail_width(max(leads))
             prefix = any(row[_PREFIX] for row in words)
             self._runner.run(
-                ("tail", width, prefix, self._has_probs), lambda: self._tail(width, prefix)
+                ("tail", width, prefix, self._has_probs), lambda: self._stages.tail(width, prefix)
             )
             self._send()
 
@@ -205,58 +206,3 @@ class DeviceSession:
             self._waiting = False
             self._done = all(row[_FINISHED] for row in words)
         return words
-
-    def _tail_width(self, lead: int) -> int:
-        bucket = next(size for size in LEAD_BUCKETS if size >= lead)
-        return min(bucket + self._state.tree.num_nodes + 1, self._state.tail_width)
-
-    def _full(self) -> None:
-        """Two tiers: one pass, one call."""
-        self._state.run("begin")
-        self._verify.draft(self._passes.full(), self._policy.full_rule, self._state.full)
-        self._state.run("full")
-        self._compact()
-
-    def _slim(self) -> None:
-        self._state.run("begin")
-        logits = self._passes.slim()
-        self._verify.draft(logits, self._policy.slim_rule, self._state.slim)
-        self._state.run("slim")
-        self._verify.save_slim_rows(logits)
-        if self._notes_path:
-            self._verify.note_path(logits, 0)
-        self._compact(hidden=True)
-
-    def _tail(self, width: int, prefix: bool) -> None:
-        """The full model's part of a step whose widest row has `width` tokens."""
-        state = self._state
-        if prefix:
-            self._passes.prefix()
-        rows = None if self._policy.audits else state.draft_rows
-        logits = self._passes.tail(width, rows)
-        if state.audit == "greedy":
-            most = state.chain_ids.shape[1] + 1  # the pass may have a spare row
-            state.run("greedy", self._verify.audit(logits[:, :most]))
-        else:
-            if state.audit == "chain":
-                state.run("audit", self._verify.audit(self._audit_rows(logits)))
-                index = state.draft_rows[:, :, None].expand(-1, -1, logits.shape[-1])
-                logits = logits.gather(1, index.clamp(max=width - 1))
-            if self._notes_path:
-                self._verify.note_path(logits, 1)
-            self._verify.draft(logits, self._policy.full_rule, state.full, state.slim)
-            state.run("full")
-        self._compact()
-
-    def _compact(self, *, hidden: bool = False) -> None:
-        """Moves the cache rows of accepted tree paths into place; chains lie there already."""
-        if self._moves:
-            self._passes.compact(hidden=hidden)
-
-    def _audit_rows(self, logits: torch.Tensor) -> torch.Tensor:
-        """Rows of the provisional tokens in chain order, [B, C + 1, V]."""
-        count = min(logits.shape[1], self._state.config.max_backlog + 1)
-        if not self._moves:
-            return logits[:, :count]  # an accepted chain lies in the pass as it is judged
-        rows = self._state.chain_rows[:, :count].clamp(max=logits.shape[1] - 1)
-        return logits.gather(1, rows[:, :, None].expand(-1, -1, logits.shape[-1]))
