@@ -17,7 +17,7 @@
 // VIA_DEVICE_CALL: kept apart, so that rare work does not take registers from the main path.
 #if defined(__CUDACC__)
 #define VIA_DEVICE __device__ __forceinline__
-#define VIA_DEVICE_CALL __device__ __noinline__
+#define VIA_DEVICE_CALL inline __device__ __noinline__
 #else
 #define VIA_DEVICE inline
 #define VIA_DEVICE_CALL inline

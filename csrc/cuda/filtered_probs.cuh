@@ -91,16 +91,15 @@ VIA_DEVICE_CALL void finish_row(const ProbsArgs& args, int row_idx, const Reques
   if (threadIdx.x == 0) {
     if (p.token_ids != nullptr) p.token_ids[row_idx * p.token_ids_stride] = token;
     if (p.probs != nullptr && is_greedy) probs_row(p, row_idx)[token] = 1.0f;
-    // Where there is no mass the writers take this for the one token.
-    if (!(record.max > kNegInf)) record.argmax = token;
-    if (is_written_later) args.ws.rows[row_idx] = record;
+    if (is_written_later) {
+      // Where there is no mass the writers take this for the one token.
+      if (!(record.max > kNegInf)) record.argmax = token;
+      args.ws.rows[row_idx] = record;
+      // All threads are done with the work space: the functions above end with barriers.
+      prim::st_release(&args.ws.is_ready[row_idx], 1u);
+    }
   }
-  if (!is_written_later) {
-    clear_row(args, row_idx);
-    return;
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) prim::st_release(&args.ws.is_ready[row_idx], 1u);
+  if (!is_written_later) clear_row(args, row_idx);
 }
 
 VIA_DEVICE_CALL void run_scan(const ProbsArgs& args, const ProbsUnit& unit, ProbsShared& shared) {
