@@ -154,7 +154,7 @@ def test_the_host_never_waits(name):
 
 @pytest.mark.skipif("cuda" not in devices(), reason="needs a GPU and a build with CUDA kernels")
 @pytest.mark.parametrize("name", [name for name in CALLS if "random" not in name])
-def test_graphs_replay(name):
+def test_cuda_graphs_replay(name):
     run = CALLS[name]()("cuda")
     expected = [part.clone() for part in run()]
     torch.cuda.synchronize()

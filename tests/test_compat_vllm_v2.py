@@ -22,8 +22,8 @@ def inputs(target, draft, steps, temperature, trials, device, *, drawn_at=1.0):
         tokens[:, 1:] = drawn.view(trials, steps)
     requests = torch.arange(trials, dtype=torch.int32)
     made = {
-        "target_logits": target.expand(trials * size, -1),
-        "draft_logits": draft.expand(trials, steps, -1),
+        "target_logits": target.to(device).expand(trials * size, -1),
+        "draft_logits": draft.to(device).expand(trials, steps, -1),
         "draft_sampled": tokens.flatten(),
         "cu_num_logits": torch.arange(trials + 1, dtype=torch.int32) * size,
         "pos": torch.arange(trials * size, dtype=torch.int32),
