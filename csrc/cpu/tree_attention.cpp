@@ -24,6 +24,8 @@ constexpr std::int64_t kPart = 8 * kAttentionBlock;
 constexpr int kTileRows = 64;
 // Bytes of one position that a task reads in one piece, where heads lie side by side.
 constexpr int kPieceBytes = 2048;
+// Query rows whose arithmetic takes as long as reading their keys and values.
+constexpr double kRowsPerRead = 8.0;
 constexpr double kLn2 = 0.69314718055994531;
 
 void write_cache(const AttentionTile& tile) {
@@ -115,12 +117,15 @@ void tree_attention_cpu(const TreeAttentionParams& params) {
   using namespace cpu;
   std::vector<AttentionRow> rows;
   rows.reserve(params.batch_size);
-  double bytes = 0.0;
+  const int group = params.num_heads / params.num_kv_heads;
+  double positions = 0.0;
   for (int b = 0; b < params.batch_size; ++b) {
     rows.emplace_back(params, b);
-    bytes += static_cast<double>(rows[b].context) * params.num_kv_heads * params.head_dim * 8.0;
+    positions += static_cast<double>(rows[b].context + rows[b].num_tokens);
   }
-  const int group = params.num_heads / params.num_kv_heads;
+  // Many query rows make the arithmetic take longer than the reading.
+  const double weight = std::max(1.0, params.num_tokens * group / kRowsPerRead);
+  const double bytes = positions * params.num_kv_heads * params.head_dim * 8.0 * weight;
   const int tile_tokens = std::max(1, kTileRows / group);
   const int tiles = (params.num_tokens + tile_tokens - 1) / tile_tokens;
   const int heads = heads_together(params);
