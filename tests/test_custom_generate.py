@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,9 +96,20 @@ def test_a_stateful_processor_gets_the_calls_of_plain_generate(shape: str, route
     assert ours.prefixes == [got[0, :n].tolist() for n in range(9, 29)]
 
 
-@pytest.mark.parametrize("config", [{}, {"audit_threshold": 0.3, "max_backlog": 4}])
-def test_a_stateful_processor_in_mode_via(config: dict[str, Any]) -> None:
-    """The slim verifier's decisions may differ from plain generate's; the calls may not."""
+CONFIGS = {
+    "via": ViaConfig(seed=1),
+    "audit": ViaConfig(audit_threshold=0.3, max_backlog=4, seed=1),
+    "exact": ViaConfig(mode="exact", max_backlog=4, seed=1),
+}
+
+
+@pytest.mark.parametrize("sampling", [False, True], ids=["greedy", "sampling"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_stateful_processor_is_called_once_per_token(
+    config: str, shape: str, sampling: bool
+) -> None:
+    """Tokens may differ from plain generate's here; the calls follow the tokens all the same."""
     model, drafter = pair()
     ours = Recorder()
     got = through(
@@ -105,7 +117,8 @@ def test_a_stateful_processor_in_mode_via(config: dict[str, Any]) -> None:
         prompt(),
         drafter,
         route=ROUTE,
-        config=ViaConfig(**config),
+        config=replace(CONFIGS[config], tree=SHAPES[shape]),
+        do_sample=sampling,
         logits_processor=[ours],
     )
     assert ours.prefixes == [got[0, :n].tolist() for n in range(9, 29)]

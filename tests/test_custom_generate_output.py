@@ -122,8 +122,10 @@ def test_other_refusals() -> None:
 
     model, drafter = pair()
     call = dict(model=model, ids=prompt(), drafter=drafter)
+    cache = DynamicCache(config=model.config)
+    model(prompt()[:, :4], past_key_values=cache)
     with pytest.raises(ValueError, match="past_key_values must be None, got DynamicCache"):
-        through(**call, past_key_values=DynamicCache(config=model.config))
+        through(**call, past_key_values=cache)
     ids, mask = prompt(9, rows=2), torch.ones(2, 9, dtype=torch.int64)
     mask[1, 7:] = 0
     with pytest.raises(ValueError, match="attention_mask must pad on the left"):

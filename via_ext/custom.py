@@ -182,6 +182,7 @@ def _plan(
             processors=hf_compat.row_processors(processors, row, batch) if processors else None,
             criteria=hf_compat.row_criteria(ends.others, batch),
             stateful=hf_compat.is_stateful(processors),
+            device=input_ids.device,
             keep_scores=keep_scores,
             keep_logits=keep_logits,
         )

@@ -31,6 +31,7 @@ class RowHooks:
         processors: None = none.
         criteria: None = none.
         stateful: a processor may remember its calls; False saves the copies.
+        device: of the ids that criteria see; processors see them beside the logits.
         keep_scores: keep the processed scores of every decided position, [V] float32 each.
         keep_logits: keep its logits likewise.
         scores: of the decided positions, in order.
@@ -41,6 +42,7 @@ class RowHooks:
     processors: Processors | None = None
     criteria: Criteria | None = None
     stateful: bool = True
+    device: torch.device | str = "cpu"
     keep_scores: bool = False
     keep_logits: bool = False
     scores: list[torch.Tensor] = field(default_factory=list)
@@ -54,8 +56,8 @@ class RowHooks:
         """True if rows have to be visited one by one."""
         return self.processors is not None or self.keep_scores or self.keep_logits
 
-    def _ids(self, tokens: list[int]) -> torch.Tensor:
-        return torch.tensor([self.lead + tokens])
+    def _ids(self, tokens: list[int], device: torch.device | str) -> torch.Tensor:
+        return torch.tensor([self.lead + tokens], device=device)
 
     def process(self, tokens: list[int], logits: torch.Tensor, final: bool) -> torch.Tensor:
         """Scores of the token after `tokens`.
@@ -76,7 +78,7 @@ class RowHooks:
         if final and self.keep_logits:
             self.logits.append(scores[0].clone())
         if self.processors is not None:
-            scores = self._processors(final)(self._ids(tokens), scores)
+            scores = self._processors(final)(self._ids(tokens, logits.device), scores)
         if final and self.keep_scores:
             self.scores.append(scores[0].clone())
         return scores[0]
@@ -92,7 +94,8 @@ class RowHooks:
     def replay(self, tokens: list[int], logits: torch.Tensor) -> None:
         """Makes a call that went to the copy final: its position was decided after all."""
         if self.stateful and self.processors is not None:
-            self.processors(self._ids(tokens), logits.to(torch.float32, copy=True)[None])
+            scores = logits.to(torch.float32, copy=True)[None]
+            self.processors(self._ids(tokens, logits.device), scores)
 
     def sync(self) -> None:
         """Drops the copy: the next provisional call starts from the final state."""
@@ -106,7 +109,7 @@ class RowHooks:
         if len(tokens) > self._checked and self.criteria is not None:
             self._checked = len(tokens)
             scores = tuple(row[None] for row in self.scores) if self.keep_scores else None
-            if self.criteria(self._ids(tokens), scores):
+            if self.criteria(self._ids(tokens, self.device), scores):
                 self._ended_at = len(tokens)
         return self._ended_at == len(tokens)
 

@@ -35,6 +35,7 @@ def verify_by_row(
     parents: torch.Tensor | None = None,
     resume: ops.Verification | None = None,
     draft_probs: torch.Tensor | None = None,
+    draft_to_target: torch.Tensor | None = None,
     **extra: Any,
 ) -> ops.Verification:
     """What `VerifyCalls.judge` returns, on processed scores.
@@ -53,6 +54,7 @@ def verify_by_row(
         parents: [N], None = a chain.
         resume: continue from its path.
         draft_probs: [1, N, V] as in `ops.verify`.
+        draft_to_target: id map of a reduced drafter vocabulary, as in `ops.verify`.
         extra: further arguments of `ops.verify`.
 
     Returns:
@@ -72,7 +74,9 @@ def verify_by_row(
         if provisional is not None:
             provisional[0, row] = scores
         nodes = children[row]
-        probs = None if draft_probs is None or not nodes else draft_probs[:, nodes]
+        drawn: dict[str, Any] = {}
+        if draft_probs is not None and nodes:
+            drawn = {"draft_probs": draft_probs[:, nodes], "draft_to_target": draft_to_target}
         found = calls.call(
             request,
             [tokens[node] for node in nodes],
@@ -81,7 +85,7 @@ def verify_by_row(
             rule,
             [row_depths[row]] * (1 + len(nodes)),
             parents=torch.full((len(nodes),), -1) if len(nodes) > 1 else None,
-            draft_probs=probs,
+            **drawn,
             **extra,
         )
         logprobs.append(float(found.logprobs[0, 0]))
