@@ -4,7 +4,17 @@ Native operations of via_ext. Use via_ext.ops.
 """
 from __future__ import annotations
 import typing
-__all__: list[str] = ['build_info', 'compact_kv', 'device_count', 'device_info', 'empty_verification', 'filtered_probs', 'tree_attention', 'verify']
+__all__: list[str] = ['Step', 'build_info', 'compact_kv', 'device_count', 'device_info', 'empty_verification', 'filtered_probs', 'tree_attention', 'verify']
+class Step:
+    """
+    Bookkeeping of a decoding run. See via_ext.engines.
+    """
+    def __init__(self, arrays: dict[str, typing.Any], slim: tuple[typing.Any, ...], full: tuple[typing.Any, ...], max_backlog: typing.SupportsInt | typing.SupportsIndex, max_new_tokens: typing.SupportsInt | typing.SupportsIndex, min_new_tokens: typing.SupportsInt | typing.SupportsIndex, has_slim: bool, audit: str) -> None:
+        ...
+    def run(self, stage: str, audit_result: typing.Any = None) -> None:
+        """
+        Runs a stage on the current stream; no synchronisation on CUDA.
+        """
 def build_info() -> dict[str, typing.Any]:
     """
     Facts of this build.

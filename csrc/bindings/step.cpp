@@ -4,6 +4,7 @@
 #include "via/step.h"
 
 #include <pybind11/pybind11.h>
+#include <pybind11/typing.h>
 
 #include <string>
 #include <utility>
@@ -36,9 +37,12 @@ StepAudit audit_of(const std::string& name) {
   fail_value({"step", "audit"}, "be one of none, chain, greedy", name);
 }
 
+using Arrays = py::typing::Dict<py::str, py::object>;
+using Fields = py::typing::Tuple<py::object, py::ellipsis>;  // of a Verification
+
 class Step {
  public:
-  Step(py::dict arrays, py::tuple slim, py::tuple full, int max_backlog, int max_new_tokens,
+  Step(Arrays arrays, Fields slim, Fields full, int max_backlog, int max_new_tokens,
        int min_new_tokens, bool has_slim, const std::string& audit)
       : arrays_(std::move(arrays)), slim_(std::move(slim)), full_(std::move(full)) {
     params_.max_backlog = max_backlog;
@@ -84,7 +88,7 @@ class Step {
 
 void bind_step(py::module_& m) {
   py::class_<Step>(m, "Step", "Bookkeeping of a decoding run. See via_ext.engines.")
-      .def(py::init<py::dict, py::tuple, py::tuple, int, int, int, bool, const std::string&>(),
+      .def(py::init<Arrays, Fields, Fields, int, int, int, bool, const std::string&>(),
            py::arg("arrays"), py::arg("slim"), py::arg("full"), py::arg("max_backlog"),
            py::arg("max_new_tokens"), py::arg("min_new_tokens"), py::arg("has_slim"),
            py::arg("audit"))
