@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
 
+import bench_attention
 import bench_cases
 import bench_compact
 import peers
@@ -29,6 +30,7 @@ from bench_timers import MIN_ROUNDS, WARM_UP, CopyBandwidth, Timer, times
 
 CASE_S = 0.03  # wall time for the timed calls of one row
 OURS_SHARE = 0.5
+ATTENTION_SHARE = 0.25
 Row = dict[str, Any]
 TIMES = ("p20_us", "p50_us", "p80_us", "gb_per_s", "of_copy", "over_ours")
 COLUMNS = (
@@ -182,10 +184,26 @@ class Runner:
 
 def rule_of(case: Any) -> Row:
     """Which operation a row without a case belongs to."""
+    if isinstance(case, bench_attention.AttentionCase):
+        return {"rule": "tree_attention"}
     return {"rule": "compact_kv"} if isinstance(case, bench_compact.CompactCase) else {}
 
 
-def run(runner: Runner, cases: Sequence[Any], compact: Sequence[Any], budget_s: float) -> None:
+def run_attention(runner: Runner, cases: Sequence[Any], end: float) -> None:
+    """tree_attention: ours, then the peers, each with a share of what is left."""
+    everyone = (bench_attention.OURS, *bench_attention.PEERS)
+    for index, peer in enumerate(everyone):
+        left = max(0.0, end - runner.clock()) / (len(everyone) - index)
+        runner.run_peer(peer, cases, bench_attention.build, left)
+
+
+def run(
+    runner: Runner,
+    cases: Sequence[Any],
+    compact: Sequence[Any],
+    budget_s: float,
+    attention: Sequence[Any] = (),
+) -> None:
     """Ours first, then the peers, most wanted first."""
     end = runner.clock() + budget_s
 
@@ -196,6 +214,8 @@ def run(runner: Runner, cases: Sequence[Any], compact: Sequence[Any], budget_s: 
     own = peers.Peer("via_ext", peers.ours)
     own_compact = peers.Peer("via_ext", bench_compact.ours)
     runner.run_peer(own_compact, compact, bench_compact.build, 0.1 * left())
+    if attention:
+        run_attention(runner, attention, runner.clock() + ATTENTION_SHARE * left())
     runner.run_peer(own, cases, bench_cases.build, OURS_SHARE * left())
     eager_compact = peers.Peer("eager", bench_compact.eager)
     runner.run_peer(eager_compact, compact, bench_compact.build, 0.1 * left())

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import bench_attention
 import bench_cases
 import bench_compact
 import bench_cpu
@@ -96,14 +97,14 @@ def run_cuda(options: argparse.Namespace) -> int:
     old = options.out.read_text().split("\n", 1)[0] if options.out.exists() else ""
     more = options.append and old == header
     cases = bench_cases.cuda_cases(options.dtype)
-    compact = bench_compact.cases()
+    compact, attention = bench_compact.cases(), bench_attention.cases(options.quick)
     if options.quick:
         cases, compact = cases[:8], compact[:2]
     with options.out.open("a" if more else "w", newline="") as file:
         write = bench_cuda.writer(file, facts, header=not more)
         runner = bench_cuda.Runner("cuda", EventTimer(), CopyBandwidth("cuda"), write)
         try:
-            bench_cuda.run(runner, cases, compact, options.budget_s)
+            bench_cuda.run(runner, cases, compact, options.budget_s, attention)
         except bench_cuda.DeviceLost as lost:
             print(f"bench: given up, the device is lost: {lost}", file=sys.stderr)
             return 1

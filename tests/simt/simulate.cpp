@@ -10,6 +10,7 @@
 #include <string>
 
 #include "cuda/compact_kv_launch.cuh"
+#include "cuda/tree_attention_dispatch.cuh"
 #include "cuda/verify_launch.cuh"
 #include "runtime.h"
 #include "via/device.h"
@@ -17,6 +18,12 @@
 #include "via/workspace.h"
 
 namespace via {
+
+// simulate_attention.cpp
+extern template void attention::launch_typed<float>(const attention::Args&);
+extern template void attention::launch_typed<Float16>(const attention::Args&);
+extern template void attention::launch_typed<BFloat16>(const attention::Args&);
+
 namespace {
 
 constexpr int kWantedBlocks = 16;  // few: blocks that loop run the same code as many that do not
@@ -33,6 +40,24 @@ class Turn {
   }
   const std::lock_guard<std::mutex> lock_;
 };
+
+// Runs a launch; its work space must then be zero again, and is in any case.
+template <typename Launch>
+void launch_and_check(const char* op, void* workspace, std::size_t bytes, Launch launch) {
+  char* const begin = static_cast<char*>(workspace);
+  char* const end = begin + bytes;
+  try {
+    launch();
+    const char* const wrong = std::find_if(begin, end, [](char byte) { return byte != 0; });
+    if (wrong != end) {
+      throw std::runtime_error(std::string(op) + ": work space byte " +
+                               std::to_string(wrong - begin) + " is not zero");
+    }
+  } catch (const std::exception&) {
+    std::fill(begin, end, 0);  // the next call is not to suffer for this one
+    throw;
+  }
+}
 
 }  // namespace
 
@@ -70,19 +95,18 @@ void verify_cuda(const VerifyParams& params, void* workspace) {
   cuda::DeviceLimits limits = {1 + calls % 3, 1 + calls % 2, calls % 5 < 2 ? 1.0 : 8e6,
                                calls % 7 < 4 ? 1 : cuda::kWarps};
   ++calls;
-  char* const begin = static_cast<char*>(workspace);
-  char* const end = begin + cuda::workspace_bytes(params);
-  try {
-    cuda::launch_verify(params, workspace, limits, nullptr);
-    const char* const wrong = std::find_if(begin, end, [](char byte) { return byte != 0; });
-    if (wrong != end) {
-      throw std::runtime_error("verify: work space byte " + std::to_string(wrong - begin) +
-                               " is not zero");
-    }
-  } catch (const std::exception&) {
-    std::fill(begin, end, 0);  // the next call is not to suffer for this one
-    throw;
-  }
+  launch_and_check("verify", workspace, cuda::workspace_bytes(params),
+                   [&] { cuda::launch_verify(params, workspace, limits, nullptr); });
+}
+
+std::size_t tree_attention_workspace_size(const TreeAttentionParams& params) {
+  return attention::workspace_bytes(params);
+}
+
+void tree_attention_cuda(const TreeAttentionParams& params, void* workspace) {
+  const Turn turn;
+  launch_and_check("tree_attention", workspace, attention::workspace_bytes(params),
+                   [&] { launch_tree_attention(params, workspace); });
 }
 
 }  // namespace via
