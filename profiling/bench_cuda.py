@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
 
+import bench_attention
 import bench_cases
 import peers
 import torch
@@ -28,6 +29,7 @@ from bench_timers import MIN_ROUNDS, WARM_UP, CopyBandwidth, Timer, times
 
 CASE_S = 0.03  # wall time for the timed calls of one row
 OURS_SHARE = 0.5
+ATTENTION_SHARE = 0.25
 Row = dict[str, Any]
 TIMES = ("p20_us", "p50_us", "p80_us", "gb_per_s", "of_copy", "over_ours")
 COLUMNS = (
@@ -184,11 +186,20 @@ def rule_of(case: Any) -> Row:
     return {} if isinstance(case, bench_cases.Case) else {"rule": case.columns()["rule"]}
 
 
+def run_attention(runner: Runner, cases: Sequence[Any], end: float) -> None:
+    """tree_attention: ours, then the peers, each with a share of what is left."""
+    everyone = (bench_attention.OURS, *bench_attention.PEERS)
+    for index, peer in enumerate(everyone):
+        left = max(0.0, end - runner.clock()) / (len(everyone) - index)
+        runner.run_peer(peer, cases, bench_attention.build, left)
+
+
 def run(
     runner: Runner,
     cases: Sequence[Any],
     others: Sequence[tuple[Any, Sequence[Any]]],
     budget_s: float,
+    attention: Sequence[Any] = (),
 ) -> None:
     """Ours first, then the peers, most wanted first.
 
@@ -203,6 +214,8 @@ def run(
     own = peers.Peer("via_ext", peers.ours)
     for module, given in others:
         runner.run_peer(peers.Peer("via_ext", module.ours), given, module.build, 0.1 * left())
+    if attention:
+        run_attention(runner, attention, runner.clock() + ATTENTION_SHARE * left())
     runner.run_peer(own, cases, bench_cases.build, OURS_SHARE * left())
     for module, given in others:
         runner.run_peer(peers.Peer("eager", module.eager), given, module.build, 0.1 * left())

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import bench_attention
 import bench_cases
 import bench_compact
 import bench_cpu
@@ -98,13 +99,14 @@ def run_cuda(options: argparse.Namespace) -> int:
     more = options.append and old == header
     cases = bench_cases.cuda_cases(options.dtype)
     others = [(module, module.cases()) for module in (bench_compact, bench_draft)]
+    attention = bench_attention.cases(options.quick)
     if options.quick:
         cases, others = cases[:8], [(module, given[:4]) for module, given in others]
     with options.out.open("a" if more else "w", newline="") as file:
         write = bench_cuda.writer(file, facts, header=not more)
         runner = bench_cuda.Runner("cuda", EventTimer(), CopyBandwidth("cuda"), write)
         try:
-            bench_cuda.run(runner, cases, others, options.budget_s)
+            bench_cuda.run(runner, cases, others, options.budget_s, attention)
         except bench_cuda.DeviceLost as lost:
             print(f"bench: given up, the device is lost: {lost}", file=sys.stderr)
             return 1

@@ -16,8 +16,8 @@ from check_report import Result
 from check_runner import Ended
 
 PATTERNS = (
-    *("test_verify*.py", "test_compact_kv*.py", "test_filtered_probs.py", "test_ops.py"),
-    "test_compat*.py",
+    *("test_verify*.py", "test_compact_kv*.py", "test_tree_attention*.py"),
+    *("test_filtered_probs.py", "test_ops.py", "test_compat*.py"),
     "test_*cuda*.py",
 )
 LAST = ("law", "seeds", "random")  # long files, whose kernels the others have already run

@@ -173,7 +173,7 @@ PEERS = (
     Peer("flashinfer", flashinfer, setup_s=5.0, weight=2.0),
     Peer("transformers", transformers, capturable=False, weight=0.5),
 )
-MODULES = {"vllm": "vllm", "flashinfer": "flashinfer", "transformers": "transformers"}
+MODULES = {name: name for name in ("vllm", "flashinfer", "flash_attn", "transformers")}
 
 
 @cache

@@ -19,6 +19,7 @@ RULES = {
     "verify": ("route", "greedy", "sample"),
     "compact_kv": ("compact_kv",),
     "filtered_probs": ("filtered_probs", "draft_sample"),
+    "tree_attention": ("tree_attention",),
 }
 USUAL = {"B": "8", "N": "8", "V": "128256", "mode": "graph", "filters": "", "drafts": "chain"}
 CLOSING = (
@@ -157,6 +158,7 @@ def text(folder: Path) -> str:
         "|---|---|---|",
         f"| `ops.verify` | {cpu_line(read(folder / 'bench_ops_cpu.csv'))} | `bench_ops_cpu.csv` |",
         "| `ops.compact_kv` | tested, not timed | - |",
+        "| `ops.tree_attention` | tested, not timed | - |",
         f"| decoding, embedded pair | {len(decode)} methods | `bench_decode.csv` |",
         "",
     ]

@@ -63,8 +63,11 @@ struct Shape {
   static_assert(kSlots >= 2, "a tile is loaded while another is used");
   // Blocks that are to share a multiprocessor as far as registers go.
   static constexpr int kResident = kD > 128 || kRowWarps == 4 ? 1 : kRowWarps == 2 ? 2 : 3;
+  // Chunks that a thread finds the addresses of at a time.
+  static constexpr int kCopyBatch = kRowWarps == 4 ? 1 : kRowWarps == 2 ? 2 : 4;
   // Each query fragment is loaded once, where there are registers to keep it.
-  static constexpr bool kKeepsQuery = !kIsFloat && kD <= 96 && kRowWarps < 4;
+  static constexpr bool kKeepsQuery =
+      !kIsFloat && (kRowWarps == 1 ? kD <= 96 : kRowWarps == 2 && kD == 64);
   // The results of two groups, statistics of all, weights of the splits: after the last tile.
   static constexpr int kSumStride = kD + 4;
   static constexpr std::size_t kMergeBytes =

@@ -108,7 +108,7 @@ struct Loader {
       constexpr int kStepChunks = Shape::kGroupKeys * Shape::kChunks;
       const int first = static_cast<int>(threadIdx.x) % Shape::kGroupThreads;
       if (args.is_aligned) {
-#pragma unroll 4
+#pragma unroll(Shape::kCopyBatch)
         for (int i = first; i < kStepChunks; i += Shape::kGroupThreads) {
           copy<true>(args, unit, range, i);
         }

@@ -12,6 +12,7 @@
 #include "cuda/compact_kv_launch.cuh"
 #include "cuda/filtered_probs_launch.cuh"
 #include "cuda/step.cuh"
+#include "cuda/tree_attention_dispatch.cuh"
 #include "cuda/verify_launch.cuh"
 #include "runtime.h"
 #include "via/device.h"
@@ -21,6 +22,12 @@
 #include "via/workspace.h"
 
 namespace via {
+
+// simulate_attention.cpp
+extern template void attention::launch_typed<float>(const attention::Args&);
+extern template void attention::launch_typed<Float16>(const attention::Args&);
+extern template void attention::launch_typed<BFloat16>(const attention::Args&);
+
 namespace {
 
 constexpr int kWantedBlocks = 16;  // few: blocks that loop run the same code as many that do not
@@ -113,6 +120,16 @@ void filtered_probs_cuda(const FilteredProbsParams& params, void* workspace) {
   ++calls;
   launch_clean("filtered_probs", workspace, cuda::workspace_bytes(params),
                [&] { cuda::launch_filtered_probs(params, workspace, limits, nullptr); });
+}
+
+std::size_t tree_attention_workspace_size(const TreeAttentionParams& params) {
+  return attention::workspace_bytes(params);
+}
+
+void tree_attention_cuda(const TreeAttentionParams& params, void* workspace) {
+  const Turn turn;
+  launch_clean("tree_attention", workspace, attention::workspace_bytes(params),
+               [&] { launch_tree_attention(params, workspace); });
 }
 
 }  // namespace via

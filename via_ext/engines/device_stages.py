@@ -52,6 +52,7 @@ class DeviceStages:
         self._compact()
 
     def slim(self) -> None:
+        """The slim verifier's part of a step, up to the words that say who escalates."""
         self._state.run("begin")
         logits = self._passes.slim()
         self._verify.draft(logits, self._policy.slim_rule, self._state.slim)
