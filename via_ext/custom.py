@@ -36,6 +36,7 @@ def custom_generate(
     drafter: Drafter | Any | None = _MISSING,
     route: SlimRoute | None = None,
     config: ViaConfig | None = None,
+    tokenizer: Any = None,
     results: list[DecodeResult] | None = None,
     **model_kwargs: Any,
 ) -> Any:
@@ -68,12 +69,13 @@ def custom_generate(
         logits_processor: prepared by transformers.
         stopping_criteria: prepared by transformers.
         generation_config: prepared by transformers.
-        synced_gpus: must be False.
+        synced_gpus: not looked at: transformers never hands it to a callable.
         streamer: gets each confirmed piece [n] once and in order, then `end()`. Batch 1 only.
         drafter: a `Drafter`, a model, or None to decode without drafts. Must be given, so that an
             `assistant_model` that was dropped does not go unnoticed.
         route: the slim verifier, None = two tiers.
         config: see above; default `ViaConfig()`, lossy mode "via".
+        tokenizer: for drafters that need one; reaches this function bound by `partial` only.
         results: receives the run's `DecodeResult`.
         model_kwargs: prepared by transformers.
 
@@ -96,13 +98,11 @@ def custom_generate(
             "custom_generate: drafter must be given (None = no drafts; transformers drops "
             "assistant_model here), got nothing"
         )
-    if synced_gpus:
-        raise ValueError("custom_generate: synced_gpus must be False, got True")
     refuse_unsupported(model, input_ids, generation_config, logits_processor, model_kwargs)
     mask = model_kwargs.get("attention_mask")
     plan = _plan(input_ids, mask, logits_processor, stopping_criteria, generation_config, config)
     _check_kept(plan.hooks, plan.config, route)
-    decoder = Decoder(model, drafter, route, plan.config)
+    decoder = Decoder(model, drafter, route, plan.config, tokenizer=tokenizer)
     decoder.tune_drafter(plan.drafting)
     result = decoder.run(input_ids, mask, streamer=streamer, put_prompt=False, hooks=plan.hooks)
     if results is not None:
