@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -140,6 +141,9 @@ def test_other_refusals() -> None:
         through(**call, config={})
     with pytest.raises(ValueError, match="custom_generate: drafter must be given"):
         plain(model, prompt(), custom_generate=custom_generate, assistant_model=drafter)
+    with pytest.raises(ValueError, match="synced_gpus must be None, got bool"):
+        method = partial(custom_generate, synced_gpus=True, drafter=drafter)
+        plain(model, prompt(), custom_generate=method)
     with pytest.raises(ValueError, match="cache_implementation must be"):
         through(**call, cache_implementation="offloaded")
     with pytest.raises(ValueError, match="draft_threshold must be None in exact sampling"):

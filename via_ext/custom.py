@@ -36,6 +36,7 @@ def custom_generate(
     drafter: Drafter | Any | None = _MISSING,
     route: SlimRoute | None = None,
     config: ViaConfig | None = None,
+    tokenizer: Any = None,
     results: list[DecodeResult] | None = None,
     **model_kwargs: Any,
 ) -> Any:
@@ -74,8 +75,9 @@ def custom_generate(
             `assistant_model` that was dropped does not go unnoticed.
         route: the slim verifier, None = two tiers.
         config: see above; default `ViaConfig()`, lossy mode "via".
+        tokenizer: for drafters that need one; reaches this function bound by `partial` only.
         results: receives the run's `DecodeResult`.
-        model_kwargs: prepared by transformers.
+        model_kwargs: likewise.
 
     Returns:
         [B, T + new] int64, padded on the right with the pad id; with `return_dict_in_generate` a
@@ -96,13 +98,12 @@ def custom_generate(
             "custom_generate: drafter must be given (None = no drafts; transformers drops "
             "assistant_model here), got nothing"
         )
-    if synced_gpus:
-        raise ValueError("custom_generate: synced_gpus must be False, got True")
-    refuse_unsupported(model, input_ids, generation_config, logits_processor, model_kwargs)
+    asked = model_kwargs | {"synced_gpus": synced_gpus or None}
+    refuse_unsupported(model, input_ids, generation_config, logits_processor, asked)
     mask = model_kwargs.get("attention_mask")
     plan = _plan(input_ids, mask, logits_processor, stopping_criteria, generation_config, config)
     _check_kept(plan.hooks, plan.config, route)
-    decoder = Decoder(model, drafter, route, plan.config)
+    decoder = Decoder(model, drafter, route, plan.config, tokenizer=tokenizer)
     decoder.tune_drafter(plan.drafting)
     result = decoder.run(input_ids, mask, streamer=streamer, put_prompt=False, hooks=plan.hooks)
     if results is not None:
@@ -212,7 +213,7 @@ def _output(
     result: DecodeResult,
 ) -> Any:
     """What plain generate would return."""
-    from via_ext.models.hf_compat import ViaGenerateOutput
+    from via_ext.models import hf_compat
 
     batch, prompt_length = input_ids.shape
     eos: Any = plan.config.eos_token_id
@@ -227,12 +228,11 @@ def _output(
     sequences = torch.cat([input_ids, new.to(input_ids.device)], 1)
     if not generation_config.return_dict_in_generate:
         return sequences
-    hooks = plan.hooks or []
-    make: Any = ViaGenerateOutput  # its fields are annotated as one-element tuples
+    make: Any = hf_compat.ViaGenerateOutput  # annotated as one-element tuples
     return make(
         sequences=sequences,
-        scores=_columns([row.scores for row in hooks if row.keep_scores], width),
-        logits=_columns([row.logits for row in hooks if row.keep_logits], width),
+        scores=_columns([row.scores for row in plan.hooks or () if row.keep_scores], width),
+        logits=_columns([row.logits for row in plan.hooks or () if row.keep_logits], width),
         via_stats=result.stats,
         via_tiers=result.tiers[:, :width],
         via_logprobs=result.logprobs[:, :width],

@@ -115,6 +115,7 @@ def _through_transformers(
         route=route,
         config=replace(config, **_DEFAULTS),
         streamer=streamer,
+        tokenizer=tokenizer,
         results=results,
     )
     target.generate(ids, attention_mask=mask, streamer=streamer, custom_generate=method, **settings)
