@@ -77,7 +77,7 @@ VIA_DEVICE ProbsUnit probs_unit(const ProbsArgs& args, unsigned ticket) {
 }
 
 VIA_DEVICE RequestParams row_params(const FilteredProbsParams& p, int row_idx) {
-  RequestParams params;
+  RequestParams params = {};  // rows of logits, no thresholds
   params.filters = {read_param(p.filter.temperature, row_idx), read_param(p.filter.top_k, row_idx),
                     read_param(p.filter.top_p, row_idx), read_param(p.filter.min_p, row_idx)};
   params.is_refused = !filters_are_valid(params.filters);
