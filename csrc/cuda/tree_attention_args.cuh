@@ -64,7 +64,7 @@ struct Shape {
   // Blocks that are to share a multiprocessor as far as registers go.
   static constexpr int kResident = kD > 128 || kRowWarps == 4 ? 1 : kRowWarps == 2 ? 2 : 3;
   // Chunks that a thread finds the addresses of at a time.
-  static constexpr int kCopyBatch = kRowWarps == 1 ? 4 : kRowWarps == 2 && kD % 64 == 0 ? 2 : 1;
+  static constexpr int kCopyBatch = kRowWarps == 1 ? 4 : 1;
   // Partial results that a thread loads at a time: 16 to 32 KiB under way in a block.
   static constexpr int kMergeBatch = kRowWarps == 1 ? 16 : 4;
   // Each query fragment is loaded once, where there are registers to keep it.

@@ -104,7 +104,7 @@ VIA_DEVICE void dot_products(const WarpState<Shape>& state, const typename Shape
       scores[0][i] = (sums[i].x + sums[i].z) + (sums[i].y + sums[i].w);
     }
   } else {
-#pragma unroll
+#pragma unroll(Shape::kKeepsQuery ? WarpState<Shape>::kSteps : 2)
     for (int step = 0; step < WarpState<Shape>::kSteps; ++step) {
       std::uint32_t fragment[4];
       prim::ldmatrix_x4(fragment,
