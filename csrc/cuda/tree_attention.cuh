@@ -64,13 +64,14 @@ VIA_DEVICE void read_keys(const Args& args, const Unit& unit, int count, const K
     const auto* const slot = reader.take(args, unit, range, loader);
     if (step % 2 == 0) {
       dot_products<Shape>(state, query_rows, slot, scores);
-      scale_scores<Shape>(args, scores);
+      cap_scores<Shape>(args, scores);
       if (is_masked) mask_scores<Shape>(args, unit, count, range, tokens, first_key, scores);
-      update_softmax<Shape>(state, scores);
+      update_softmax<Shape>(args.exponent, state, scores);
     } else {
       add_values<Shape>(state, slot, scores, is_masked);
     }
   }
+  for (float& max : state.max) max *= args.exponent;
 }
 
 template <class Shape>

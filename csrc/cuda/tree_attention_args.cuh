@@ -64,7 +64,9 @@ struct Shape {
   // Blocks that are to share a multiprocessor as far as registers go.
   static constexpr int kResident = kD > 128 || kRowWarps == 4 ? 1 : kRowWarps == 2 ? 2 : 3;
   // Chunks that a thread finds the addresses of at a time.
-  static constexpr int kCopyBatch = kRowWarps == 4 ? 1 : kRowWarps == 2 ? 2 : 4;
+  static constexpr int kCopyBatch = kRowWarps == 1 ? 4 : 1;
+  // Partial results that a thread loads at a time: 16 to 32 KiB under way in a block.
+  static constexpr int kMergeBatch = kRowWarps == 1 ? 16 : 4;
   // Each query fragment is loaded once, where there are registers to keep it.
   static constexpr bool kKeepsQuery =
       !kIsFloat && (kRowWarps == 1 ? kD <= 96 : kRowWarps == 2 && kD == 64);
@@ -94,10 +96,12 @@ struct Args {
   std::int32_t row_tiles = 0;
   std::int32_t most_splits = 1;  // that a context of the whole capacity is cut into
   std::int32_t page_shift = 0;
-  // score = kept * pre, or cap * tanh(kept * pre); in units of log2.
-  float pre_scale = 0.0f;
-  float cap = 0.0f;             // softcap * log2(e)
-  bool is_aligned = false;      // 16 bytes at a time are legal in query, key, value and caches
+  // Weights are 2^(score * exponent - reference). Without softcap a score is query . key and the
+  // exponent holds the scale; with it, softcap * tanh(query . key * cap_scale).
+  float exponent = 0.0f;
+  float cap_scale = 0.0f;
+  double lse_per_max = 0.0;  // from max * exponent to a score, without the rounding of `exponent`
+  bool is_aligned = false;   // 16 bytes at a time are legal in query, key, value and caches
   bool out_is_aligned = false;  // four elements at a time are legal in out
 };
 

@@ -45,8 +45,10 @@ inline Args make_args(const TreeAttentionParams& p) {
   args.most_splits = plan_row(longest, 0, 0, longest, 0, p.num_kv_heads).splits;
   while ((std::int64_t{1} << args.page_shift) < p.page_size) ++args.page_shift;
   constexpr float kLog2e = 1.4426950408889634f;
-  args.pre_scale = p.softcap > 0.0f ? p.scale / p.softcap : p.scale * kLog2e;
-  args.cap = p.softcap * kLog2e;
+  const bool is_capped = p.softcap > 0.0f;
+  args.exponent = is_capped ? kLog2e : p.scale * kLog2e;
+  args.cap_scale = is_capped ? p.scale / p.softcap : 0.0f;
+  args.lse_per_max = (is_capped ? 1.0 : double{p.scale}) / double{args.exponent};
   const std::int64_t item = p.dtype == DType::kFloat32 ? 4 : 2;
   const bool paged = p.page_table.data != nullptr;
   const std::int64_t rows_of_cache = paged ? p.num_pages : p.batch_size;

@@ -81,11 +81,12 @@ VIA_DEVICE void write_out(const Args& args, const Unit& unit, int row, int colum
 
 VIA_DEVICE void write_lse(const Args& args, const Unit& unit, int row, float2 stats) {
   if (args.p.lse == nullptr) return;
-  constexpr float kLn2 = 0.69314718055994531f;
+  constexpr double kLn2 = 0.69314718055994531;
   const int packed = unit.first_row + row;
   const int head = unit.kv_head * args.group_size + packed % args.group_size;
   const std::int64_t token = unit.batch_idx * args.p.num_tokens + packed / args.group_size;
-  args.p.lse[token * args.p.num_heads + head] = (stats.x + log2f(stats.y)) * kLn2;
+  args.p.lse[token * args.p.num_heads + head] =
+      static_cast<float>(stats.x * args.lse_per_max + log2f(stats.y) * kLn2);
 }
 
 template <class Shape>

@@ -48,7 +48,7 @@ struct WarpState {
   static constexpr int kSteps = Shape::kHeadDim / 16;
 
   float sums[kColumns][4] = {};
-  float max[2] = {kNegInf, kNegInf};  // in units of log2
+  float max[2] = {kNegInf, kNegInf};  // of the scores; at the end in units of log2
   float total[2] = {0.0f, 0.0f};      // this lane's share
   std::uint32_t query[Shape::kKeepsQuery ? kSteps : 1][4];
 };
@@ -86,6 +86,8 @@ VIA_DEVICE void dot_products(const WarpState<Shape>& state, const typename Shape
     for (float& score : block) score = 0.0f;
   }
   if constexpr (Shape::kIsFloat) {
+    // Four sums per product, for shorter chains and smaller errors.
+    float4 sums[4] = {};
 #pragma unroll 2
     for (int column = 0; column < Shape::kHeadDim; column += 4) {
 #pragma unroll
@@ -93,12 +95,16 @@ VIA_DEVICE void dot_products(const WarpState<Shape>& state, const typename Shape
         const float4 q =
             *reinterpret_cast<const float4*>(rows + (row + i / 2 * 8) * kStride + column);
         const float4 k = *reinterpret_cast<const float4*>(keys + (pair + i % 2) * kStride + column);
-        float& sum = scores[0][i];
-        sum = fmaf(q.w, k.w, fmaf(q.z, k.z, fmaf(q.y, k.y, fmaf(q.x, k.x, sum))));
+        sums[i] = make_float4(fmaf(q.x, k.x, sums[i].x), fmaf(q.y, k.y, sums[i].y),
+                              fmaf(q.z, k.z, sums[i].z), fmaf(q.w, k.w, sums[i].w));
       }
     }
-  } else {
 #pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      scores[0][i] = (sums[i].x + sums[i].z) + (sums[i].y + sums[i].w);
+    }
+  } else {
+#pragma unroll(Shape::kKeepsQuery ? WarpState<Shape>::kSteps : 2)
     for (int step = 0; step < WarpState<Shape>::kSteps; ++step) {
       std::uint32_t fragment[4];
       prim::ldmatrix_x4(fragment,
@@ -118,17 +124,14 @@ VIA_DEVICE void dot_products(const WarpState<Shape>& state, const typename Shape
   }
 }
 
-// From products to scores in units of log2.
+// With a cap, products become scores; without, their scale is part of args.exponent.
 template <class Shape>
-VIA_DEVICE void scale_scores(const Args& args, float (&scores)[WarpState<Shape>::kKeyBlocks][4]) {
-  const bool is_capped = args.cap > 0.0f;
+VIA_DEVICE void cap_scores(const Args& args, float (&scores)[WarpState<Shape>::kKeyBlocks][4]) {
+  if (!(args.p.softcap > 0.0f)) return;
 #pragma unroll
   for (auto& block : scores) {
 #pragma unroll
-    for (float& score : block) {
-      score *= args.pre_scale;
-      if (is_capped) score = args.cap * tanhf(score);
-    }
+    for (float& score : block) score = args.p.softcap * tanhf(score * args.cap_scale);
   }
 }
 
@@ -156,10 +159,10 @@ VIA_DEVICE void mask_scores(const Args& args, const Unit& unit, int count, const
   }
 }
 
-// Scores become weights 2^(score - max); what was summed under the old maximum is brought to the
-// new one.
+// Scores become weights 2^(score * exponent - reference), where reference = max * exponent, rounded
+// once for all keys; what was summed under the old maximum is brought to the new one.
 template <class Shape>
-VIA_DEVICE void update_softmax(WarpState<Shape>& state,
+VIA_DEVICE void update_softmax(float exponent, WarpState<Shape>& state,
                                float (&scores)[WarpState<Shape>::kKeyBlocks][4]) {
   float factor[2];
 #pragma unroll
@@ -170,15 +173,15 @@ VIA_DEVICE void update_softmax(WarpState<Shape>& state,
     max = fmaxf(max, __shfl_xor_sync(kFullMask, max, 1));
     max = fmaxf(max, __shfl_xor_sync(kFullMask, max, 2));
     // A row that has seen nothing yet: 2^(-inf - 0) = 0.
-    const float reference = max == kNegInf ? 0.0f : max;
-    factor[half] = prim::exp2_approx(state.max[half] - reference);
+    const float reference = max == kNegInf ? 0.0f : max * exponent;
+    factor[half] = prim::exp2_approx(state.max[half] * exponent - reference);
     state.max[half] = max;
     float total = 0.0f;
 #pragma unroll
     for (auto& block : scores) {
 #pragma unroll
       for (int i = 2 * half; i < 2 * half + 2; ++i) {
-        block[i] = prim::exp2_approx(block[i] - reference);
+        block[i] = prim::exp2_approx(fmaf(block[i], exponent, -reference));
         total += block[i];
       }
     }

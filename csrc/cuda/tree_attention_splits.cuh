@@ -48,24 +48,27 @@ VIA_DEVICE void merge_stats_of(const Args& args, const Unit& unit, const Members
 template <class Shape>
 VIA_DEVICE float4 take_parts(const Args& args, const Unit& unit, const Members& members, int row,
                              int column, const MergeMemory& memory) {
-  constexpr int kBatch = 8;
+  constexpr int kBatch = Shape::kMergeBatch;
+  const std::int64_t step = std::int64_t{members.stride} * args.packed_rows * (Shape::kHeadDim / 4);
+  float4* first = reinterpret_cast<float4*>(
+      args.ws.sums + (partial_row(args, unit, members.first) + row) * Shape::kHeadDim + column);
+  const float* weight = memory.weights + row;
   float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-  for (int begin = 0; begin < members.count; begin += kBatch) {
-    float4 parts[kBatch];
-    float4* places[kBatch];
+#pragma unroll 1
+  for (int left = members.count; left > 0; left -= kBatch) {
+    float4 parts[kBatch] = {};
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      const int split = members.first + (begin + i) * members.stride;
-      places[i] = reinterpret_cast<float4*>(
-          args.ws.sums + (partial_row(args, unit, split) + row) * Shape::kHeadDim + column);
-      if (begin + i < members.count) parts[i] = *places[i];
+      if (i < left) parts[i] = first[i * step];
     }
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      if (begin + i >= members.count) continue;
-      sum = plus(sum, times(parts[i], memory.weights[(begin + i) * Shape::kRows + row]));
-      *places[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+      if (i >= left) continue;
+      sum = plus(sum, times(parts[i], weight[i * Shape::kRows]));
+      first[i * step] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     }
+    first += kBatch * step;
+    weight += kBatch * Shape::kRows;
   }
   return sum;
 }
