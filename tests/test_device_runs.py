@@ -117,7 +117,7 @@ def test_a_model_on_the_cpu_is_decoded_by_the_host_session() -> None:
     engine = TorchEngine(random_model("llama"), None)
     assert device_engine(engine) is None
     config = ViaConfig(max_new_tokens=2)
-    session = open_session(engine, None, None, None, config, [[1]], 7, (), None, None)
+    session = open_session(engine, None, None, config, [[1]], 7, (), None, None)
     assert isinstance(session, Session)
 
 

@@ -57,6 +57,13 @@ def test_token_counts_out_of_range(device, count, generator):
     check_only_row_zero_fails(device, bad, case)
 
 
+@pytest.mark.parametrize("capacity", [513, 576, 640, 1100])
+def test_contexts_shorter_than_the_capacity(device, capacity, generator):
+    # Few keys may be cut into more parts than many: 500 into 4 by 128, 576 into 3 by 192.
+    case = make_case(generator, [500, 0, 385], tokens=1, heads=(32, 32), capacity=capacity)
+    check(device, case)
+
+
 @pytest.mark.parametrize("page", [-1, 13, 2**31 - 1, -(2**31)])
 @pytest.mark.parametrize("slot", [0, 2, 3])
 def test_pages_outside_the_pool(device, page, slot, generator):

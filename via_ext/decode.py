@@ -12,7 +12,7 @@ import torch
 from via_ext.config import ViaConfig
 from via_ext.drafters import Drafter
 from via_ext.drafters.connect import make_drafter, verifier_route
-from via_ext.engines.choose import AnySession, device_engine, open_session
+from via_ext.engines.choose import AnySession, device_engine, open_session, reopen_session
 from via_ext.engines.hooks import RowHooks
 from via_ext.engines.request import resolve_eos
 from via_ext.engines.torch import TorchEngine
@@ -162,7 +162,7 @@ class Decoder:
             )
         if put_prompt:
             streamer.put(torch.tensor([session.requests[0].tokens]))
-        for output in self._steps(session):
+        for output in self._steps(session, self._runs):
             streamer.put(torch.tensor(output.tokens[0]))
         streamer.end()
         return self._result(session)
@@ -181,15 +181,18 @@ class Decoder:
         Raises:
             RuntimeError: the decoder began another run in between: its drafter has moved on.
         """
-        return self._steps(self._start(input_ids, attention_mask))
+        session = self._start(input_ids, attention_mask)
+        return self._steps(session, self._runs)
 
-    def _steps(self, session: AnySession) -> Iterator[StepOutput]:
-        run = self._runs
-        while session.active:
+    def _steps(self, session: AnySession, run: int) -> Iterator[StepOutput]:
+        active = True
+        while active:
+            # A later run may be one of the same session: whether that is active says nothing.
             if run != self._runs:
                 raise RuntimeError("Decoder.stream: another run of this decoder has begun")
             session.step()
             output = confirmed(session)
+            active = session.active
             if any(output.tokens):
                 yield output
 
@@ -208,9 +211,13 @@ class Decoder:
         config = self.config
         self._seed = secrets.randbits(63) if config.seed is None else config.seed
         decode = self._decode_text if config.stop_strings else None
-        arguments = (self._drafter, config, prompts, self._seed, self._eos, decode, hooks)
-        self._session = open_session(self._engine, self._device, past, *arguments)
-        return self._session
+        if not reopen_session(past, config, prompts, self._seed, decode, hooks):
+            past = None  # its memory is free before the next session's is taken
+            arguments = (self._drafter, config, prompts, self._seed, self._eos, decode, hooks)
+            past = open_session(self._engine, self._device, *arguments)
+        assert past is not None
+        self._session = past
+        return past
 
     def _decode_text(self, tokens: list[int]) -> str:
         text: str = self._tokenizer.decode(tokens, clean_up_tokenization_spaces=False)

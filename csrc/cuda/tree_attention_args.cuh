@@ -94,7 +94,7 @@ struct Args {
   std::int32_t group_size = 1;   // query heads per KV head
   std::int32_t packed_rows = 0;  // M * group_size
   std::int32_t row_tiles = 0;
-  std::int32_t most_splits = 1;  // that a context of the whole capacity is cut into
+  std::int32_t most_splits = 1;  // that a context within the capacity is cut into
   std::int32_t page_shift = 0;
   // Weights are 2^(score * exponent - reference). Without softcap a score is query . key and the
   // exponent holds the scale; with it, softcap * tanh(query . key * cap_scale).
@@ -135,6 +135,14 @@ VIA_HD RowPlan plan_row(std::int64_t context, std::int64_t count, std::int64_t m
   const std::int64_t splits = (keys + plan.split_keys - 1) / plan.split_keys;
   plan.splits = splits > 1 ? static_cast<std::int32_t>(splits) : 1;
   return plan;
+}
+
+// No context is cut into more. The longest one may have fewer splits than a shorter one, whose
+// splits are rounded up less.
+VIA_HD int most_splits_within(std::int64_t capacity, int num_kv_heads) {
+  const std::int64_t splits = (capacity + kLeastSplit - 1) / kLeastSplit;
+  const int most = most_splits(num_kv_heads);
+  return splits < 1 ? 1 : splits < most ? static_cast<int>(splits) : most;
 }
 
 // A block's unit of work. Tiles of query rows that read the same keys are neighbours, then heads,

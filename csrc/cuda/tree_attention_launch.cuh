@@ -41,8 +41,7 @@ inline Args make_args(const TreeAttentionParams& p) {
   args.packed_rows = p.num_tokens * args.group_size;
   const int rows = rows_per_block(p, args.packed_rows);
   args.row_tiles = (args.packed_rows + rows - 1) / rows;
-  const std::int64_t longest = p.capacity > 0 ? p.capacity : 0;
-  args.most_splits = plan_row(longest, 0, 0, longest, 0, p.num_kv_heads).splits;
+  args.most_splits = most_splits_within(p.capacity, p.num_kv_heads);
   while ((std::int64_t{1} << args.page_shift) < p.page_size) ++args.page_shift;
   constexpr float kLog2e = 1.4426950408889634f;
   const bool is_capped = p.softcap > 0.0f;

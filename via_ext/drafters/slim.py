@@ -92,12 +92,13 @@ class SlimDrafter(PassDrafter):
             arena: the engine's, of capacity + N positions.
 
         Raises:
-            RuntimeError: no decoder has taken the drafter.
+            RuntimeError: no decoder has taken the drafter, or another one.
         """
         from via_ext.drafters.device import DeviceDrafter
 
-        if self._engine is None:
-            raise RuntimeError(f"SlimDrafter: on_device must {_LATEST}, got no decoder")
+        if self._engine is None or self._engine.arena is not arena:
+            got = "no decoder" if self._engine is None else "the arena of another"
+            raise RuntimeError(f"SlimDrafter: on_device must {_LATEST}, got {got}")
         return DeviceDrafter(
             self._engine.target,
             tree,

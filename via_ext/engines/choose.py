@@ -22,10 +22,35 @@ def device_engine(engine: TorchEngine) -> DeviceEngine | None:
     return DeviceEngine(engine) if device.type == "cuda" else None
 
 
+def reopen_session(
+    past: AnySession | None,
+    config: ViaConfig,
+    prompts: list[list[int]],
+    seed: int,
+    decode: Callable[[list[int]], str] | None,
+    hooks: list[RowHooks] | None,
+) -> bool:
+    """Starts a run in the memory of a session on CUDA, with its recorded graphs, if it fits.
+
+    Args:
+        past: the decoder's last session.
+        config: as in `open_session`.
+        prompts: as there.
+        seed: as there.
+        decode: as there.
+        hooks: as there.
+
+    Returns:
+        False if the run needs a session of its own.
+    """
+    if not isinstance(past, DeviceSession) or past.config != config:
+        return False
+    return past.restart(prompts, seed, decode, hooks)
+
+
 def open_session(
     engine: TorchEngine,
     device: DeviceEngine | None,
-    past: AnySession | None,
     drafter: Any,
     config: ViaConfig,
     prompts: list[list[int]],
@@ -39,8 +64,6 @@ def open_session(
     Args:
         engine: the target's parts.
         device: the same for CUDA, or None.
-        past: the decoder's last session; one on CUDA is used again where the new run fits, with
-            its memory and its recorded graphs.
         drafter: as in `Session`.
         config: as there.
         prompts: as there.
@@ -51,6 +74,4 @@ def open_session(
     """
     if device is None:
         return Session(engine, drafter, config, prompts, seed, eos_token_ids, decode, hooks)
-    if isinstance(past, DeviceSession) and past.restart(prompts, seed, decode, hooks):
-        return past
     return DeviceSession(device, drafter, config, prompts, seed, eos_token_ids, decode, hooks)

@@ -81,6 +81,7 @@ class HostProposer:
         self._state = state
         self._verify = verify
         self._probs: torch.Tensor | None = None
+        self._map: torch.Tensor | None = None
 
     def prefill(self, mirror: Mirror) -> None:
         """Hands the prompts to the drafter."""
@@ -112,19 +113,26 @@ class HostProposer:
             state.draft_counts[row] = count
             state.draft_ids[row, :count] = torch.tensor(draft.tokens)
             state.draft_parents[row, :count] = torch.tensor(draft.tree.parents, dtype=torch.int32)
-        self._verify.draft_to_target = proposal.draft_to_target
-        self._set_probs(proposal.probs)
+        self._set_probs(proposal.probs, proposal.draft_to_target)
 
-    def _set_probs(self, probs: torch.Tensor | None) -> None:
-        self._verify.draft_probs = None
+    def _set_probs(self, probs: torch.Tensor | None, id_map: torch.Tensor | None) -> None:
+        """Copies both to where the recorded calls read them; the drafter's may lie anywhere."""
+        self._verify.draft_probs = self._verify.draft_to_target = None
         if probs is None:
             return
+        device = self._state.keys.device
         rows, count, size = probs.shape
         if self._probs is None:
             shape = (rows, self._state.tree.num_nodes, size)
-            self._probs = probs.new_zeros(shape, dtype=torch.float32)
+            self._probs = torch.zeros(shape, dtype=torch.float32, device=device)
         self._probs[:, :count] = probs
         self._verify.draft_probs = self._probs
+        if id_map is None:
+            return
+        if self._map is None:
+            self._map = torch.zeros(id_map.shape, dtype=torch.int64, device=device)
+        self._map.copy_(id_map)
+        self._verify.draft_to_target = self._map
 
     def _commit(self, sequences: list[list[int]]) -> None:
         device = self._state.keys.device

@@ -54,6 +54,7 @@ class DevicePasses:
         self.vocab_size: int = engine.target.config.vocab_size
         rows = state.keys.shape[0]
         # A drafter that runs in the engine's arena looks for it there.
+        engine.base.arena = None  # the last session's is freed before the new one is made
         self.arena = engine.base.arena = tree_arena(engine.target, rows, state.capacity)
         self.hidden: torch.Tensor | None = None
         if engine.slim is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -34,6 +35,7 @@ class DeviceSession:
     """Decodes a batch of prompts to their ends, with its state on the device.
 
     Attributes:
+        config: of all its runs.
         seconds: time spent in steps, prefill excluded; the device may still be at work.
         forward_seconds: 0: passes are not timed by the host.
     """
@@ -69,6 +71,7 @@ class DeviceSession:
         model_config = engine.target.config
         device = next(engine.target.parameters()).device
         policy = choose_policy(config)
+        self.config = config
         self._has_slim = engine.slim is not None
         self._state = DeviceState(
             config, policy, prompts, seed, eos_token_ids, device, has_slim=self._has_slim
@@ -175,25 +178,25 @@ class DeviceSession:
 
     def _decide(self) -> None:
         if not self._has_slim:
-            self._runner.run(("full", self._has_probs), self._stages.full)
+            self._runner.run(("full", *self._recorded), self._stages.full)
             self._send()
             return
-        self._runner.run(("slim", self._has_probs), self._stages.slim)
+        self._runner.run(("slim", *self._recorded), self._stages.slim)
         self._send()
         words = self._settle()
         leads = [row[_LEAD] for row in words if row[_FULL]]
         if leads:
             width = self._stages.tail_width(max(leads))
             prefix = any(row[_PREFIX] for row in words)
-            self._runner.run(
-                ("tail", width, prefix, self._has_probs), lambda: self._stages.tail(width, prefix)
-            )
+            # Not a lambda: a graph keeps its body, which must not keep the session and its graphs.
+            body = partial(self._stages.tail, width, prefix)
+            self._runner.run(("tail", width, prefix, *self._recorded), body)
             self._send()
 
     @property
-    def _has_probs(self) -> bool:
-        """A recording reads the drafter's distributions or it does not."""
-        return self._verify.draft_probs is not None
+    def _recorded(self) -> tuple[bool, bool]:
+        """A recording reads the drafter's distributions, or its id map, or it does not."""
+        return self._verify.draft_probs is not None, self._verify.draft_to_target is not None
 
     def _send(self) -> None:
         self._words.send()
