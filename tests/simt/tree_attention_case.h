@@ -202,7 +202,8 @@ void Case<T>::draw_rows() {
     if (is_ragged && one_in(12)) counts.back() = one_in(2) ? -1 : tokens + 1;
     (*token_counts)[b] = counts.back();
     const int room = static_cast<int>(p.capacity) - std::clamp(counts.back(), 0, tokens);
-    (*contexts)[b] = p.capacity > 2000 ? room : one_in(6) ? 0 : below(room + 1);
+    const bool is_full = p.capacity > 2000 && one_in(2);
+    (*contexts)[b] = is_full ? room : one_in(6) ? 0 : below(room + 1);
     if (one_in(15)) (*contexts)[b] = one_in(2) ? -1 : room + 1;
     for (int i = 0; i < tokens; ++i) {
       (*parents)[b * tokens + i] = one_in(2) ? i - 1 : below(i + 1) - 1;
