@@ -22,9 +22,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gc
 import os
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -106,7 +108,7 @@ def facts(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def run_shape(name: str, options: argparse.Namespace, seconds: float) -> list[decode_cases.Row]:
+def run_shape(name: str, options: argparse.Namespace, seconds: float) -> Iterator[decode_cases.Row]:
     """All methods on one subject, within some seconds as far as their first runs allow it."""
     end = time.monotonic() + seconds
 
@@ -121,9 +123,6 @@ def run_shape(name: str, options: argparse.Namespace, seconds: float) -> list[de
         seed=0,
     )
     items = decode_cases.make_methods(subject, config)
-    for item in items:
-        decode_cases.rehearse(item, subject, left)
-    decode_cases.time_in_turn(items, subject, options.repeats, left)
     about = {
         "shape": name,
         "synthetic": subject.synthetic,
@@ -134,17 +133,27 @@ def run_shape(name: str, options: argparse.Namespace, seconds: float) -> list[de
         "max_new_tokens": options.max_new_tokens,
         "draft_tokens": options.draft_tokens,
     }
+    for row in decode_cases.run_all(items, subject, options.repeats, left):
+        yield about | row
     options.wrong += sum(item.wrong for item in items)
-    return [about | decode_cases.summarize(item, items) for item in items]
 
 
-def too_large(name: str, error: Exception) -> decode_cases.Row:
-    """The row of a shape that could not be made."""
-    return {"shape": name, "method": "all", "note": decode_cases.first_line(error), "repeats": 0}
+def rows_of(name: str, options: argparse.Namespace, seconds: float) -> Iterator[decode_cases.Row]:
+    """The rows of a shape; one with the reason if it does not fit into the memory."""
+    try:
+        yield from run_shape(name, options, seconds)
+    except torch.OutOfMemoryError as error:
+        note = decode_cases.first_line(error)
+        yield {"shape": name, "method": "all", "note": note, "repeats": 0}
+    if options.device == "cuda":
+        # Compiled code and recorded graphs hold memory of the models.
+        torch._dynamo.reset()
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def main(arguments: list[str]) -> int:
-    """Measures, prints, writes the CSV: a shape's rows are in it before the next one is made."""
+    """Measures, prints, writes the CSV, each row when it is known."""
     options = parse(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         print("bench_decode: --device cuda needs a GPU that torch can use", file=sys.stderr)
@@ -162,18 +171,12 @@ def main(arguments: list[str]) -> int:
             writer.writeheader()
         for index, name in enumerate(options.shapes):
             share = (end - time.monotonic()) / (len(options.shapes) - index)
-            try:
-                rows = run_shape(name, options, share)
-            except torch.OutOfMemoryError as error:
-                rows = [too_large(name, error)]
-            for row in rows:
+            for row in rows_of(name, options, share):
                 rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
                 writer.writerow(rounded | known)
                 said = "  ".join(f"{key} {rounded[key]}" for key in SHOWN if key in rounded)
                 print(f"{name:<14}{row['method']:<37}{row['note'] or said}", flush=True)
-            file.flush()
-            if options.device == "cuda":
-                torch.cuda.empty_cache()
+                file.flush()
     print(f"written to {options.out}")
     return 1 if options.wrong else 0
 

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import decode_overhead
@@ -95,6 +96,12 @@ class Timed:
         self.note, self.wrong, self.method = note, wrong, None
         self.seconds.clear()
 
+    def again(self) -> Timed:
+        """The same, not timed yet."""
+        twin = copy.copy(self)
+        twin.seconds = []
+        return twin
+
 
 def make_methods(subject: Subject, config: ViaConfig) -> list[Timed]:
     """Ours and transformers', in the order in which they first run: what compiles comes last."""
@@ -164,6 +171,30 @@ def time_in_turn(
             item.fail("out of time before the first timed run")
 
 
+def run_all(
+    items: Sequence[Timed], subject: Subject, repeats: int, left: Callable[[], float]
+) -> Iterator[Row]:
+    """Every method's row, as soon as it is known.
+
+    What compiles first runs when the others are done, so that a compiler that takes too long costs
+    no other row; then it is timed in turn with those that the ratios are taken over.
+    """
+    quick = [item for item in items if item.method is None or not item.method.setup_s]
+    for item in quick:
+        rehearse(item, subject, left)
+    time_in_turn(quick, subject, repeats, left)
+    for item in quick:
+        yield summarize(item, quick)
+    for item in items:
+        if item in quick:
+            continue
+        rehearse(item, subject, left)
+        bases = [other.again() for other in quick if other.name in (PLAIN, EAGER, ASSISTED)]
+        if item.method is not None:
+            time_in_turn([item, *bases], subject, repeats, left)
+        yield summarize(item, bases)
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """Linear between the two nearest values."""
     ordered = sorted(values)
@@ -209,9 +240,7 @@ def summarize(item: Timed, items: Sequence[Timed]) -> Row:
     if examined:
         row["rejection"] = 1.0 - counts["accepted"] / examined
         if counts["slim_passes"]:
-            row |= {
-                name: counts[name] / examined for name in ("accept", "regenerate", "escalate")
-            }
+            row |= {name: counts[name] / examined for name in ("accept", "regenerate", "escalate")}
     if counts.get("forward_seconds"):
         row["overhead"] = 1.0 - counts["forward_seconds"] / counts["step_seconds"]
     return row | item.extra

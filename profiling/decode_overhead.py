@@ -8,7 +8,8 @@ outside_us  wall time of the steps, less the device's time in the graphs by even
             event has passed before the launch call is done, so a part of that call counts as the
             graph's. The truth lies between this and outside_us + launch_us.
 enqueue_us  the host's time in the step, less its waits for the words: what the host needs to queue
-            a step, whether or not the device has work meanwhile.
+            a step, whether or not the device has work meanwhile; two records of an event per graph
+            are in it.
 launch_us   the part of enqueue_us in the launch calls of the graphs.
 graphs      graphs replayed per step.
 """
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 
+from via_ext.engines.device_passes import DeviceEngine
 from via_ext.engines.device_session import DeviceSession
 from via_ext.engines.graphs import Body, DecisionWord, GraphRunner
 
@@ -36,31 +38,34 @@ class TimedRunner(GraphRunner):
     def __init__(self, device: torch.device | str) -> None:
         """As `GraphRunner`."""
         super().__init__(device)
+        # Used again after a reset: making an event takes as long as recording one.
+        self._pairs: list[tuple[Any, Any]] = []
         self.reset()
 
     def reset(self) -> None:
         """Forgets times, not graphs."""
         self.host_seconds, self.runs = 0.0, 0
-        self._pairs: list[tuple[Any, Any]] = []
 
     def run(self, key: Hashable, body: Body) -> None:
         """As in `GraphRunner`."""
-        events = None
-        if self._device.type == "cuda":
-            events = tuple(torch.cuda.Event(enable_timing=True) for _ in range(2))
-            events[0].record()
+        on_cuda = self._device.type == "cuda"
+        if on_cuda and self.runs == len(self._pairs):
+            begin_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            self._pairs.append((begin_event, end_event))
+        if on_cuda:
+            self._pairs[self.runs][0].record()
         begin = time.perf_counter()
         super().run(key, body)
         self.host_seconds += time.perf_counter() - begin
+        if on_cuda:
+            self._pairs[self.runs][1].record()
         self.runs += 1
-        if events is not None:
-            events[1].record()
-            self._pairs.append(events)
 
     def device_seconds(self) -> float:
         """Of all runs, on CUDA; waits for the device."""
         torch.cuda.synchronize(self._device)
-        return sum(begin.elapsed_time(end) for begin, end in self._pairs) * 1e-3
+        pairs = self._pairs[: self.runs]
+        return sum(begin.elapsed_time(end) for begin, end in pairs) * 1e-3
 
 
 class TimedWord(DecisionWord):
@@ -92,7 +97,7 @@ def measure(decoder: Any, prompt: torch.Tensor) -> dict[str, float]:
     On the CPU a graph's body is run by the host: then outside_us is what is left of a step without
     the bodies, and the two other times are not given.
     """
-    engine = decoder._device
+    engine = decoder._device or DeviceEngine(decoder._engine)
     device = next(engine.target.parameters()).device
     runner = TimedRunner(device)
     ids = [prompt.tolist()]
@@ -105,15 +110,16 @@ def measure(decoder: Any, prompt: torch.Tensor) -> dict[str, float]:
     if not session.restart(ids, 0, None):
         raise RuntimeError("decode_overhead: the session must restart, its drafter is on the host")
     runner.reset()
-    words.seconds, steps = 0.0, 0
+    words.seconds = 0.0
     recorded = runner.captures
     synchronize(device)
     begin = time.perf_counter()
     while session.active:
         session.step()
-        steps += 1
     synchronize(device)
     wall = time.perf_counter() - begin
+    # The host may learn a proposal late that the run has ended: that is no step.
+    steps = session.recorder.steps
     if runner.captures != recorded:
         raise RuntimeError("decode_overhead: every graph must be recorded before, one was not")
     on_cuda = device.type == "cuda"
