@@ -168,6 +168,22 @@ def test_wrong_tokens_of_ours_are_no_time(subject, monkeypatch):
     assert item.wrong and item.note == "wrong tokens: 10 of 40 not the target's"
 
 
+def test_a_run_with_wrong_tokens_fails_and_leaves_the_other_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode_cases, "agreed_tokens", lambda *_: 0)
+    out = tmp_path / "rows.csv"
+    arguments = ["--shapes", "tiny", "--quick", "--max-new-tokens", "4", "--prompts", "1"]
+    assert bench_decode.main([*arguments, "--out", str(out)]) == 1
+    with out.open(newline="") as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert {name for name, row in rows.items() if "wrong tokens" in row["note"]} == {
+        *OURS[:2],
+        OURS[3],
+    }
+    # Ratios over plain greedy are gone with it.
+    assert rows["via"]["tokens_per_second"] and not rows["via"]["ratio"]
+    assert rows["via"]["over_eager"]
+
+
 def test_overhead_is_what_is_left_of_a_step(subject, monkeypatch):
     ours = Ours("via", subject, CONFIG)
     clock = itertools.count()
