@@ -23,6 +23,7 @@ class Item:
     command: list[str]
     estimate: float  # seconds that it needs at least
     limit: float  # seconds after which it is stopped
+    share: float = field(default=1.0, kw_only=True)  # of the time that its stage has left
     env: Mapping[str, str] = field(default_factory=dict)
     skip: str = ""  # the reason, if it cannot run
     needs: tuple[str, ...] = ()  # items that, if they ran, must have passed

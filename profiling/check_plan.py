@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import sys
@@ -18,6 +19,7 @@ from check_report import Result
 from check_runner import Ended
 from machine import ROOT
 
+BENCH_OPS_SHARE = 0.55  # of the stage's time; decoding has the rest
 # A sanitizer slows kernels down by orders of magnitude: their wait loops must not give up.
 RELAXED = {"VIA_EXT_WATCHDOG_MS": "600000"}
 
@@ -74,11 +76,16 @@ def tests(setting: Setting) -> Iterator[Item]:
 
 
 def bench(setting: Setting) -> Iterator[Item]:
-    """The operations beside their peers."""
-    script, file = ROOT / "profiling" / "bench_ops.py", setting.out / "bench_ops_cuda.csv"
-    command = [sys.executable, str(script), "--device", "cuda", "--append"]
-    command += ["--budget-s", "{budget}", "--out", str(file)]
-    yield Item("bench_ops", command, 30, 400, needs=MODULE)
+    """The operations beside their peers, then decoding beside transformers'."""
+    missing = "" if importlib.util.find_spec("transformers") else "not installed: transformers"
+    for name, estimate, limit, share, skip in (
+        ("bench_ops", 30, 400, 1.0 if missing else BENCH_OPS_SHARE, ""),
+        ("bench_decode", 40, 300, 1.0, missing),
+    ):
+        script = ROOT / "profiling" / f"{name}.py"
+        command = [sys.executable, str(script), "--device", "cuda", "--append"]
+        command += ["--budget-s", "{budget}", "--out", str(setting.out / f"{name}_cuda.csv")]
+        yield Item(name, command, estimate, limit, skip=skip, needs=MODULE, share=share)
 
 
 def s0(setting: Setting) -> Iterator[Item]:

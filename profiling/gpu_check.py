@@ -9,7 +9,8 @@ build/gpu, which the next call re-uses, and runs the package from the source tre
 order of value; `s0`, the micro-benchmarks, only if named. A stage may use its share of the time
 that is left, an item is started only if its estimate fits, and is stopped with all its processes at
 its limit. Every result is a row of DIR/gpu_check.csv before the next item starts; the output of the
-commands is in DIR/gpu_check.log, the benchmarks' rows in DIR/bench_ops_cuda.csv.
+commands is in DIR/gpu_check.log, the benchmarks' rows in DIR/bench_ops_cuda.csv and
+bench_decode_cuda.csv.
 
 Exit code: 0 if all that ran passed, 1 if something failed, 2 for usage and without a GPU.
 """
@@ -79,7 +80,7 @@ def print_plan(options: argparse.Namespace, setting: Setting, gpu: machine.Gpu |
 def run_item(item: Item, stage: Budget, log: Path, missed: set[str]) -> Iterator[Result]:
     """Runs one item, or says why not. `missed`: items of this run that did not pass."""
     unmet = [name for name in item.needs if name in missed]
-    timeout = stage.timeout(item.estimate, item.limit)
+    timeout = stage.part(item.share).timeout(item.estimate, item.limit)
     reason = item.skip or (f"{unmet[0]} did not pass" if unmet else "")
     if not reason and timeout is None:
         reason = f"needs about {item.estimate:.0f} s, {stage.left():.0f} s left"

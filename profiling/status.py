@@ -144,6 +144,24 @@ def cpu_line(rows: list[Row]) -> str:
     return f"{len(rows)} cases at {commits}: {span} of the read bandwidth without filters"
 
 
+def decode_lines(rows: list[Row]) -> list[str]:
+    """Decoding on GPUs, one line per method; what is made up is said."""
+    timed = [row for row in latest(rows, "gpu", "shape", "method") if row["tokens_per_second"]]
+    if not timed:
+        return []
+    lines = [
+        "## Decoding",
+        "",
+        "| GPU | models | method | tokens/s | over transformers assisted | commit |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in timed:
+        shape = row["shape"] + (" (synthetic)" if row["synthetic"] else "")
+        speeds = (row["tokens_per_second"], row["over_assisted"] or "-", row["commit"])
+        lines.append(f"| {' | '.join((row['gpu'], shape, row['method'], *speeds))} |")
+    return [*lines, ""]
+
+
 def text(folder: Path) -> str:
     """The whole file."""
     checks = read(folder / "gpu_check.csv")
@@ -163,8 +181,10 @@ def text(folder: Path) -> str:
         "",
     ]
     on_gpu = gpu_lines(checks, bench)
+    on_gpu += decode_lines(read(folder / "bench_decode_cuda.csv"))
     if on_gpu:
-        lines += [*on_gpu, "Files: `gpu_check.csv`, `bench_ops_cuda.csv`; `make gpu-check`.", ""]
+        files = "`gpu_check.csv`, `bench_ops_cuda.csv`, `bench_decode_cuda.csv`"
+        lines += [*on_gpu, f"Files: {files}; `make gpu-check`.", ""]
     else:
         lines += [
             "Nothing in this repository has run on a GPU yet: CUDA code is compiled only. "

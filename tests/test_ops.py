@@ -232,6 +232,7 @@ def test_opcheck(case):
         patch.setattr(ops._verify, "tracing", lambda: True)
         patch.setattr(ops._filter, "tracing", lambda: True)
         patch.setattr(ops._compact, "tracing", lambda: True)
+        patch.setattr(ops._attention, "tracing", lambda: True)
         for name in torch_ops.OPERATORS:
             operator = getattr(torch.ops.via_ext, name)
 
@@ -256,10 +257,12 @@ def test_opcheck(case):
         ops.draft_sample(case["logits"][:, 0], **draw)
         ops.draft_sample(case["logits"][:, 0], return_probs=False, **draw)
         ops.compact_kv(*compact_arguments())
+        query, new, cache = torch.randn(B, 3, 2, 64), torch.randn(B, 3, 1, 64), (B, 8, 1, 64)
+        ops.tree_attention(query, new, new * 2, torch.zeros(cache), torch.zeros(cache), one[0])
     assert {operator.name() for operator, _ in recorded} == {
         f"via_ext::{name}" for name in torch_ops.OPERATORS
     }
-    assert len(recorded) == 7
+    assert len(recorded) == 8
     for operator, arguments in recorded:
         torch.library.opcheck(operator, arguments)
 

@@ -9,7 +9,7 @@ import torch
 
 from tests import simulation
 from tests.conftest import places
-from via_ext.ops import _common, _compact, _filter, _verify
+from via_ext.ops import _attention, _common, _compact, _filter, _verify
 
 built = pytest.mark.skipif(
     simulation.module() is None, reason="no simulated module: `make simt`, which needs CUDA headers"
@@ -18,7 +18,12 @@ built = pytest.mark.skipif(
 
 @built
 def test_operations_are_exchanged_while_the_device_is_active():
-    modules = {"compact_kv": _compact, "filtered_probs": _filter, "verify": _verify}
+    modules = {
+        "compact_kv": _compact,
+        "filtered_probs": _filter,
+        "tree_attention": _attention,
+        "verify": _verify,
+    }
     assert set(simulation.SIMULATED) <= modules.keys()
     for device, expected in ((simulation.DEVICE, simulation.module()), ("cpu", _common._C)):
         with simulation.active(device):

@@ -27,6 +27,10 @@ ENGINES = ("auto", "torch")
 class Decoder:
     """Decodes with one target model.
 
+    On CUDA the steps are replayed from CUDA graphs, and the host waits once a step. The first run
+    of a batch size records them; its memory stays with the decoder and serves later runs of as
+    many rows that fit. Logits processors are refused there.
+
     Attributes:
         config: of every run.
     """

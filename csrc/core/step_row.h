@@ -11,7 +11,7 @@
 namespace via {
 VIA_CORE_BEGIN
 
-// Tiers of committed tokens (docs/design.md, section 4).
+// Tiers of committed tokens (docs/design.md, section 10).
 inline constexpr std::uint8_t kTokenAccepted = 0;
 inline constexpr std::uint8_t kTokenSlim = 1;
 inline constexpr std::uint8_t kTokenFull = 2;

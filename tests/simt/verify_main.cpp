@@ -5,15 +5,13 @@
 // log-probabilities close, and the work space must be zero again. Arguments: number of cases, seed.
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstdlib>
-#include <memory>
 #include <random>
-#include <vector>
 
 #include "cuda/verify_launch.cuh"
 #include "gpu_or_simt.h"
+#include "verify_outputs.h"
 #include "via/verify.h"
 
 namespace via {
@@ -21,56 +19,11 @@ namespace {
 
 using testing::Checker;
 using testing::DeviceBuffer;
+using testing::Outputs;
 
 std::mt19937 random_bits;
 int below(int n) { return static_cast<int>(random_bits() % static_cast<unsigned>(n)); }
 float uniform() { return static_cast<float>(random_bits() >> 8) * 0x1p-24f; }
-
-// The outputs of one call.
-struct Outputs {
-  Outputs(int batch, int nodes, bool with_route)
-      : ratios(batch * nodes + 1, 7.0f),
-        logprobs(batch * (nodes + 1), 7.0f),
-        tiers(batch * nodes + 1, std::uint8_t{77}),
-        path(batch * nodes + 1, 77),
-        num_accepted(batch, 77),
-        next_row(batch, 77),
-        status(batch, 77),
-        next_token(batch, std::int64_t{77}),
-        escalate(batch, false),
-        with_route(with_route) {}
-  Verification view() {
-    Verification out;
-    out.ratios = with_route ? ratios.data() : nullptr;
-    out.tiers = with_route ? tiers.data() : nullptr;
-    out.path = path.data();
-    out.num_accepted = num_accepted.data();
-    out.next_token = next_token.data();
-    out.next_row = next_row.data();
-    out.escalate = escalate.data();
-    out.logprobs = logprobs.data();
-    out.status = status.data();
-    return out;
-  }
-  DeviceBuffer<float> ratios, logprobs;
-  DeviceBuffer<std::uint8_t> tiers;
-  DeviceBuffer<std::int32_t> path, num_accepted, next_row, status;
-  DeviceBuffer<std::int64_t> next_token;
-  DeviceBuffer<bool> escalate;
-  bool with_route;
-};
-
-template <typename T>
-bool equal(DeviceBuffer<T>& a, DeviceBuffer<T>& b) {
-  return std::equal(a.begin(), a.end(), b.begin());
-}
-bool close(DeviceBuffer<float>& a, DeviceBuffer<float>& b) {
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    const bool near = std::fabs(a[i] - b[i]) <= 1e-5f * (1.0f + std::fabs(b[i]));
-    if (!near && a[i] != b[i]) return false;
-  }
-  return true;
-}
 
 enum class Kind {
   kAny,

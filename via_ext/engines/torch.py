@@ -35,7 +35,7 @@ class TorchEngine:
         """Makes the views.
 
         Args:
-            target: a supported `transformers` causal language model on the CPU.
+            target: a supported `transformers` causal language model on one device.
             route: the slim verifier, None (or a full route) = two tiers.
 
         Raises:

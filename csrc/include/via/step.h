@@ -13,7 +13,7 @@ namespace via {
 
 enum class StepStage : std::int32_t { kBegin, kSlim, kAudit, kFull, kGreedy };
 
-// How a full pass judges the backlog (docs/design.md, section 4). kChain: backlog and walk as one
+// How a full pass judges the backlog (docs/design.md, section 5). kChain: backlog and walk as one
 // chain, stage audit, then the draft, stage full. kGreedy: backlog and draft as one tree.
 enum class StepAudit : std::int32_t { kNone, kChain, kGreedy };
 
