@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from tests.models import random_model
-from tests.test_device_session import EOS, ROUTE, run
+from tests.test_device_session import EOS, ROUTE, Shrinking, run
 from via_ext import Decoder, Tree, ViaConfig
-from via_ext.drafters import ModelDrafter, SlimDrafter
+from via_ext.drafters import ModelDrafter, PromptLookupDrafter, SlimDrafter
 from via_ext.drafters.protocol import DraftTokens
 from via_ext.engines.device_passes import DeviceEngine
 from via_ext.engines.device_session import DeviceSession
@@ -88,6 +88,19 @@ def test_a_session_that_is_dropped_is_freed_at_once() -> None:
         assert freed() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("make", [PromptLookupDrafter, Shrinking])
+def test_a_drafter_of_the_host_drafts_for_several_runs(make) -> None:
+    config = ViaConfig(max_new_tokens=12, max_backlog=3, num_draft_tokens=4, temperature=0.9)
+    engine = DeviceEngine(TorchEngine(random_model("llama"), ROUTE))
+    prompts = [[1, 2, 3, 4, 1, 2, 3, 4, 1, 2], [5, 6, 5, 6, 5]]
+    session = DeviceSession(engine, make(), config, prompts, 7, EOS, None)
+    first = run(session)
+    assert session.restart([[9, 8], [7, 7, 7, 7]], 3, None)
+    run(session)
+    assert session.restart(prompts, 7, None)
+    assert run(session) == first
 
 
 class Fresh:

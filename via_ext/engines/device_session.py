@@ -106,9 +106,9 @@ class DeviceSession:
             hooks: as there.
 
         Returns:
-            False if that is not possible: other rows, no room, or a drafter on the host.
+            False if that is not possible: other rows, or no room.
         """
-        if self._proposer.on_host or not self._state.fits(prompts):
+        if not self._state.fits(prompts):
             return False
         self._state.enter(prompts, seed)
         self._begin(prompts, decode, hooks)
