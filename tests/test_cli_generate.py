@@ -165,6 +165,8 @@ def test_another_tokenizer(tmp_path: Path) -> None:
     [
         (["--target", "no/such/folder"], "--target must be an existing folder, got no/such/folder"),
         (["--target", "tests"], "--target must hold a model (config.json), got tests"),
+        ([*PAIR, "--tokenizer", "no/such"], "--tokenizer must be an existing folder, got no/such"),
+        ([*PAIR, "--tokenizer", "docs/"], "--tokenizer must hold a tokenizer, got docs"),
         ([*PAIR[:2], "--drafter", "nowhere"], "--drafter must be an existing folder, got nowhere"),
         ([*PAIR, "--route", "nowhere"], "--route must be a file, 'evenly' or 'none', got nowhere"),
         ([*PAIR, "--chat"], "--chat must have a tokenizer with a chat template"),

@@ -87,7 +87,7 @@ def generate(
     import torch
 
     torch.set_num_threads(threads)
-    decoder, text_tools = _decoder(target, drafter, route, tokenizer or target, dtype, config)
+    decoder, text_tools = _decoder(target, drafter, route, tokenizer, dtype, config)
     show = _print_json if as_json else _show
     for text in texts:
         ids = torch.tensor(_encode(text_tools, text, chat))
@@ -116,7 +116,7 @@ def _widths(text: str) -> list[int]:
 
 
 def _decoder(
-    target: Path, drafter: str, route: str, tokenizer: Path, dtype: str, config: ViaConfig
+    target: Path, drafter: str, route: str, tokenizer: Path | None, dtype: str, config: ViaConfig
 ) -> tuple[Decoder, Any]:
     from via_ext.decode import Decoder
     from via_ext.drafters import PromptLookupDrafter
@@ -126,7 +126,8 @@ def _decoder(
         rule = "be one of auto, float32, bfloat16, float16"
         raise ValueError(f"generate: --dtype must {rule}, got {dtype}")
     model = load_model(target, "target", dtype)
-    text_tools = load_tokenizer(tokenizer, model)
+    role = "target" if tokenizer is None else "tokenizer"
+    text_tools = load_tokenizer(tokenizer or target, model, role)
     proposer: Any = None
     if drafter == "lookup":
         proposer = PromptLookupDrafter()
