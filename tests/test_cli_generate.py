@@ -183,6 +183,15 @@ def test_errors_are_one_line(options: list[str], text: str) -> None:
     assert invoke(*PAIR, "--prompt", "").exit_code == 1
 
 
+def test_prompts_must_be_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "prompt"
+    path.write_bytes(b"a\xff")
+    text = "must be UTF-8 text, got byte 0xff at 1\n"
+    assert invoke(*PAIR, "--file", str(path)).stderr.endswith(f"--file {text}")
+    done = CliRunner().invoke(app, ["generate", *PAIR], input=b"a\xff")
+    assert done.exit_code == 1 and done.stderr.endswith(f"standard input {text}")
+
+
 def test_the_network_is_never_asked() -> None:
     """Every connection fails here, and nothing is imported before a usage error."""
     code = (

@@ -97,15 +97,28 @@ def generate(
 
 
 def _prompts(prompts: list[str], files: list[Path]) -> list[str]:
+    for text in prompts:
+        _utf8("--prompt", text.encode(errors="surrogateescape"))
+    prompts = [*prompts]
     for path in files:
         if not path.is_file():
             raise ValueError(f"generate: --file must be an existing file, got {path}")
-        prompts = [*prompts, path.read_text(encoding="utf-8")]
+        prompts.append(_utf8("--file", path.read_bytes()))
     if prompts:
         return prompts
     if sys.stdin is None or sys.stdin.isatty():
         raise ValueError("generate: --prompt, --file or standard input must be given, got none")
-    return [sys.stdin.read()]
+    return [_utf8("standard input", sys.stdin.buffer.read())]
+
+
+def _utf8(name: str, data: bytes) -> str:
+    """The text of `data`, with line ends as Python reads them."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        got = f"byte {data[error.start]:#04x} at {error.start}"
+        raise ValueError(f"generate: {name} must be UTF-8 text, got {got}") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _widths(text: str) -> list[int]:
