@@ -165,6 +165,8 @@ def test_another_tokenizer(tmp_path: Path) -> None:
     [
         (["--target", "no/such/folder"], "--target must be an existing folder, got no/such/folder"),
         (["--target", "tests"], "--target must hold a model (config.json), got tests"),
+        ([*PAIR, "--tokenizer", "no/such"], "--tokenizer must be an existing folder, got no/such"),
+        ([*PAIR, "--tokenizer", "docs/"], "--tokenizer must hold a tokenizer, got docs"),
         ([*PAIR[:2], "--drafter", "nowhere"], "--drafter must be an existing folder, got nowhere"),
         ([*PAIR, "--route", "nowhere"], "--route must be a file, 'evenly' or 'none', got nowhere"),
         ([*PAIR, "--chat"], "--chat must have a tokenizer with a chat template"),
@@ -179,6 +181,15 @@ def test_errors_are_one_line(options: list[str], text: str) -> None:
     assert (done.exit_code, done.stdout) == (1, "")
     assert text in done.stderr and done.stderr.count("\n") == 1
     assert invoke(*PAIR, "--prompt", "").exit_code == 1
+
+
+def test_prompts_must_be_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "prompt"
+    path.write_bytes(b"a\xff")
+    text = "must be UTF-8 text, got byte 0xff at 1\n"
+    assert invoke(*PAIR, "--file", str(path)).stderr.endswith(f"--file {text}")
+    done = CliRunner().invoke(app, ["generate", *PAIR], input=b"a\xff")
+    assert done.exit_code == 1 and done.stderr.endswith(f"standard input {text}")
 
 
 def test_the_network_is_never_asked() -> None:

@@ -131,6 +131,14 @@ def test_other_refusals() -> None:
     mask[1, 7:] = 0
     with pytest.raises(ValueError, match="attention_mask must pad on the left"):
         through(model, ids, drafter, attention_mask=mask)
+    embeddings = model.get_input_embeddings()(ids)
+    with pytest.raises(ValueError, match="inputs_embeds must be None, got Tensor"):
+        model.generate(
+            inputs_embeds=embeddings,
+            attention_mask=torch.ones_like(ids),
+            custom_generate=custom_generate,
+            drafter=drafter,
+        )
     with pytest.raises(ValueError, match="position_ids must count the prompt's tokens from 0"):
         through(**call, position_ids=torch.arange(3, 12)[None])
     with pytest.raises(ValueError, match=r"config.temperature must be left at its default"):

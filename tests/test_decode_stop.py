@@ -12,6 +12,7 @@ from tests.models import VOCAB_SIZE, greedy, random_model
 from via_ext.config import ViaConfig
 from via_ext.decode import Decoder
 from via_ext.drafters.model import ModelDrafter
+from via_ext.engines.request import Request, StopRules
 from via_ext.generation import generate
 from via_ext.route import SlimRoute
 from via_ext.tree import Tree
@@ -150,6 +151,34 @@ def test_stop_string_across_steps(start: int, length: int) -> None:
         assert result.sequences[0, : result.lengths[0]].tolist() == plain[:end]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "text", "stop"),
+    [
+        ("ab", "ab\u20accd", "\u20ac"),
+        ("ab", "a\u00e9\u20ac\u00e9", "\u20ac"),
+        ("ab", "\U0001f600" * 10 + "\u20acb", "\u20ac"),
+        ("ab\u20ac", "c\u20ac", "\u20acc"),
+        # It stands in the prompt, and its bytes are shown as one run with those that follow.
+        ("a\u00e9", "\u20acb\u00e9", "\u00e9"),
+    ],
+)
+def test_stop_string_of_byte_tokens(prompt: str, text: str, stop: str) -> None:
+    """Byte fallback (gemma, mistral, phi3): a run of bytes is text only where all of it is."""
+    decoders = pytest.importorskip("tokenizers").decoders
+    decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+
+    def decode(tokens: list[int]) -> str:
+        names = [chr(token) if token < 128 else f"<0x{token:02X}>" for token in tokens]
+        return decoder.decode(names)  # type: ignore[no-any-return]
+
+    rules = StopRules(ViaConfig(stop_strings=(stop,)), (), 256, decode)
+    before, new = list(prompt.encode()), list(text.encode())
+    request = Request(0, 0, len(before), before, len(before) - 1, len(before))
+    texts = [(prompt.encode() + bytes(new[:count])).decode(errors="ignore") for count in range(99)]
+    end = next(n for n in range(1, 99) if texts[n] != texts[n - 1] and texts[n].endswith(stop))
+    assert rules.cut(request, new, final=True) == end
+
+
 class _Recorder:
     """A streamer that keeps what it gets."""
 
@@ -174,8 +203,14 @@ def test_generate_feeds_a_streamer() -> None:
     assert streamer.pieces[0].tolist() == [_prompt().tolist()]
     joined = torch.cat([piece.flatten() for piece in streamer.pieces])
     assert joined.tolist() == result.sequences[0, : result.lengths[0]].tolist()
+    model.register_forward_pre_hook(_never)
+    model.model.layers[0].register_forward_pre_hook(_never)
     with pytest.raises(ValueError, match="streamer must have a batch of 1, got 2"):
         generate(model, [_prompt(), _prompt()], drafter, streamer=streamer)
+
+
+def _never(*_: Any) -> None:
+    raise AssertionError("the model ran before the arguments were checked")
 
 
 def test_an_older_stream_stops_with_an_error() -> None:

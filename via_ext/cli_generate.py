@@ -87,7 +87,7 @@ def generate(
     import torch
 
     torch.set_num_threads(threads)
-    decoder, text_tools = _decoder(target, drafter, route, tokenizer or target, dtype, config)
+    decoder, text_tools = _decoder(target, drafter, route, tokenizer, dtype, config)
     show = _print_json if as_json else _show
     for text in texts:
         ids = torch.tensor(_encode(text_tools, text, chat))
@@ -97,15 +97,28 @@ def generate(
 
 
 def _prompts(prompts: list[str], files: list[Path]) -> list[str]:
+    for text in prompts:
+        _utf8("--prompt", text.encode(errors="surrogateescape"))
+    prompts = [*prompts]
     for path in files:
         if not path.is_file():
             raise ValueError(f"generate: --file must be an existing file, got {path}")
-        prompts = [*prompts, path.read_text(encoding="utf-8")]
+        prompts.append(_utf8("--file", path.read_bytes()))
     if prompts:
         return prompts
     if sys.stdin is None or sys.stdin.isatty():
         raise ValueError("generate: --prompt, --file or standard input must be given, got none")
-    return [sys.stdin.read()]
+    return [_utf8("standard input", sys.stdin.buffer.read())]
+
+
+def _utf8(name: str, data: bytes) -> str:
+    """The text of `data`, with line ends as Python reads them."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        got = f"byte {data[error.start]:#04x} at {error.start}"
+        raise ValueError(f"generate: {name} must be UTF-8 text, got {got}") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _widths(text: str) -> list[int]:
@@ -116,7 +129,7 @@ def _widths(text: str) -> list[int]:
 
 
 def _decoder(
-    target: Path, drafter: str, route: str, tokenizer: Path, dtype: str, config: ViaConfig
+    target: Path, drafter: str, route: str, tokenizer: Path | None, dtype: str, config: ViaConfig
 ) -> tuple[Decoder, Any]:
     from via_ext.decode import Decoder
     from via_ext.drafters import PromptLookupDrafter
@@ -126,7 +139,8 @@ def _decoder(
         rule = "be one of auto, float32, bfloat16, float16"
         raise ValueError(f"generate: --dtype must {rule}, got {dtype}")
     model = load_model(target, "target", dtype)
-    text_tools = load_tokenizer(tokenizer, model)
+    role = "target" if tokenizer is None else "tokenizer"
+    text_tools = load_tokenizer(tokenizer or target, model, role)
     proposer: Any = None
     if drafter == "lookup":
         proposer = PromptLookupDrafter()

@@ -155,15 +155,11 @@ class Decoder:
         Raises:
             ValueError: a streamer with more than one prompt; and as `generate`.
         """
-        session = self._start(input_ids, attention_mask, hooks)
+        session = self._start(input_ids, attention_mask, hooks, streams=streamer is not None)
         if streamer is None:
             while session.active:
                 session.step()
             return self._result(session)
-        if len(session.requests) != 1:
-            raise ValueError(
-                f"generate: streamer must have a batch of 1, got {len(session.requests)}"
-            )
         if put_prompt:
             streamer.put(torch.tensor([session.requests[0].tokens]))
         for output in self._steps(session, self._runs):
@@ -205,10 +201,13 @@ class Decoder:
         input_ids: torch.Tensor | Sequence[torch.Tensor],
         attention_mask: torch.Tensor | None,
         hooks: list[RowHooks] | None = None,
+        streams: bool = False,
     ) -> AnySession:
         prompts = read_prompts(
             input_ids, attention_mask, self._target.config, self.config.max_new_tokens
         )
+        if streams and len(prompts) != 1:
+            raise ValueError(f"generate: streamer must have a batch of 1, got {len(prompts)}")
         self._past_seconds = (self.step_seconds, self.forward_seconds)
         past, self._session = self._session, None
         self._runs += 1

@@ -11,7 +11,7 @@ import torch
 from via_ext import ops
 from via_ext.engines.draft import Draft
 from via_ext.engines.policy import Policy
-from via_ext.engines.request import Request
+from via_ext.engines.request import Request, common_prefix
 from via_ext.engines.slim import SlimRows, SlimWalk
 from via_ext.engines.verify import (
     TIER_ACCEPTED,
@@ -132,7 +132,7 @@ class FullJudge:
         kept = min(len(nodes), backlog)
         path = [node - backlog for node in nodes[backlog:]]
         values = result.logprobs[0, : len(nodes) + 1].tolist()
-        same = 0 if walk is None else _common_prefix(path, walk.path)
+        same = 0 if walk is None else common_prefix(path, walk.path)
         slim_values = request.logprobs[len(request.logprobs) - backlog :][:kept]
         if walk is not None and kept == backlog:
             slim_values = slim_values + walk.logprobs[:same]
@@ -212,15 +212,6 @@ def _provisional_logprobs(request: Request, walk: SlimWalk | None) -> list[float
     """Slim log-probabilities of the backlog tokens and of the walk's."""
     backlog = request.logprobs[len(request.logprobs) - request.backlog :]
     return backlog + ([] if walk is None else walk.logprobs)
-
-
-def _common_prefix(left: list[int], right: list[int]) -> int:
-    count = 0
-    for a, b in zip(left, right, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
 
 
 def _rolled_back(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,10 +177,19 @@ class StopRules:
         # A token is at least one byte, so this many tokens hold any stop string that ends here;
         # four more bytes complete a UTF-8 character cut at the window's edge.
         window = tokens[-(4 * self._longest + 8) :]
-        before = self._decode(window[:-1])
         text = self._decode(window)
-        stable = len(before) - before.endswith("\ufffd")
-        return any(stop in text[max(0, stable - len(stop) + 1) :] for stop in self._stops)
+        # With byte fallback a character cut at the edge spoils the whole run of byte tokens.
+        for _ in range(3):
+            if text.startswith("\ufffd"):
+                window = window[1:]
+                text = self._decode(window)
+        before = self._decode(window[:-1])
+        settled = common_prefix(before, text)
+        if before.endswith("\ufffd"):
+            # So does one that is not complete yet: the text before it shows without its tokens.
+            parts = (self._decode(window[:-cut]) for cut in (2, 3, 4))
+            settled = max(settled, *(common_prefix(part, text) for part in parts))
+        return any(stop in text[max(0, settled - len(stop) + 1) :] for stop in self._stops)
 
     def allowed(self, request: Request, depths: list[int]) -> torch.Tensor | None:
         """Grammar mask [1, rows, ceil(V/32)] that holds end of sequence back, or None.
@@ -196,6 +205,16 @@ class StopRules:
             if request.generated + depth < self._min_new:
                 mask[0, index] = self._held_back
         return mask
+
+
+def common_prefix(left: Sequence[object], right: Sequence[object]) -> int:
+    """Number of leading elements, or characters, that two sequences share."""
+    count = 0
+    for a, b in zip(left, right, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
 
 
 def resolve_eos(config: ViaConfig, model: Any) -> tuple[int, ...]:

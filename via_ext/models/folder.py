@@ -40,16 +40,19 @@ def load_model(folder: Path, role: str, dtype: str) -> Any:
     return model.eval()
 
 
-def load_tokenizer(folder: Path, model: Any) -> Any:
+def load_tokenizer(folder: Path, model: Any, role: str = "target") -> Any:
     """The tokenizer of a model's folder, or of the folder above where several models share one.
 
     Args:
         folder: the model's, or a tokenizer's own.
         model: names the end of sequence where the tokenizer's files do not.
+        role: names the folder in errors.
 
     Raises:
-        ValueError: neither folder holds a tokenizer.
+        ValueError: there is no such folder, or neither folder holds a tokenizer.
     """
+    if not folder.is_dir():
+        raise ValueError(f"generate: --{role} must be an existing folder, got {folder}")
     transformers = _transformers()
     for place in (folder, folder.parent):
         if (place / "tokenizer_config.json").is_file():
@@ -62,7 +65,8 @@ def load_tokenizer(folder: Path, model: Any) -> Any:
             if eos is not None:
                 tokenizer.eos_token = tokenizer.convert_ids_to_tokens(eos)
             return tokenizer
-    raise ValueError(f"generate: --target must hold a tokenizer, or give --tokenizer, got {folder}")
+    instead = ", or give --tokenizer" if role == "target" else ""
+    raise ValueError(f"generate: --{role} must hold a tokenizer{instead}, got {folder}")
 
 
 def check_same_tokenizer(tokenizer: Any, folder: Path, model: Any) -> None:

@@ -68,6 +68,10 @@ def refuse_unsupported(
     cache = model_kwargs.get("past_key_values")
     if cache is not None and is_users_cache(cache):
         raise _reject("past_key_values", "be None", type(cache).__name__)
+    known = _IGNORED | {"past_key_values", "position_ids"}
+    for name, value in model_kwargs.items():
+        if name not in known and value is not None:
+            raise _reject(name, "be None", type(value).__name__)
     mask = model_kwargs.get("attention_mask")
     if mask is not None and not bool(mask[:, -1].all()):
         raise _reject("attention_mask", "pad on the left", "padding on the right")
@@ -80,10 +84,6 @@ def refuse_unsupported(
         real = torch.ones_like(expected, dtype=torch.bool) if mask is None else mask.bool()
         if bool(((position_ids != expected) & real).any()):
             raise _reject("position_ids", "count the prompt's tokens from 0", "other positions")
-    known = _IGNORED | {"past_key_values", "position_ids"}
-    for name, value in model_kwargs.items():
-        if name not in known and value is not None:
-            raise _reject(name, "be None", type(value).__name__)
 
 
 def _reject(name: str, rule: str, got: object) -> ValueError:
