@@ -11,7 +11,7 @@ from via_ext.drafters import Drafter
 from via_ext.drafters.device import DeviceDrafter
 from via_ext.engines.device_state import DeviceState
 from via_ext.engines.device_verify import DeviceVerify
-from via_ext.engines.draft import split_drafts
+from via_ext.engines.draft import split_drafts, tell_drafter
 from via_ext.engines.graphs import GraphRunner
 from via_ext.engines.mirror import Mirror
 from via_ext.models.arena import KVArena
@@ -135,15 +135,8 @@ class HostProposer:
         self._verify.draft_to_target = self._map
 
     def _commit(self, sequences: list[list[int]]) -> None:
-        device = self._state.keys.device
-        kept = self._state.kept.tolist()
-        if kept != self._lengths:
-            self._drafter.rollback(torch.tensor(kept, device=device))
-        new: list[list[int]] = [t[n:] for t, n in zip(sequences, kept, strict=True)]
-        width = max(map(len, new))
-        ids = [tokens + [-1] * (width - len(tokens)) for tokens in new]
-        counts = torch.tensor([len(tokens) for tokens in new], device=device)
-        self._drafter.commit(torch.tensor(ids, device=device), counts, None)
+        device, kept = self._state.keys.device, self._state.kept.tolist()
+        tell_drafter(self._drafter, self._lengths, kept, sequences, device)
         self._lengths = [len(tokens) for tokens in sequences]
 
 

@@ -172,7 +172,6 @@ class DeviceSession:
             self._decide()
             if self._watches:
                 self._settle()
-                self._mirror.read()
                 self._done = self._mirror.stop_rows()
         self.seconds += time.perf_counter() - begin
 

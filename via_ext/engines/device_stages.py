@@ -9,6 +9,7 @@ from via_ext.engines.device_passes import DevicePasses
 from via_ext.engines.device_state import DeviceState
 from via_ext.engines.device_verify import DeviceVerify
 from via_ext.engines.policy import Policy
+from via_ext.models.tree_pass import take_rows
 
 # Full passes are recorded for these numbers of tokens in front of the draft.
 LEAD_BUCKETS = (2, 4, 8, 16, 32, 64, 128)
@@ -75,8 +76,7 @@ class DeviceStages:
         else:
             if state.audit == "chain":
                 state.run("audit", self._verify.audit(self._audit_rows(logits)))
-                index = state.draft_rows[:, :, None].expand(-1, -1, logits.shape[-1])
-                logits = logits.gather(1, index.clamp(max=width - 1))
+                logits = take_rows(logits, state.draft_rows)
             if self._notes_path:
                 self._verify.note_path(logits, 1)
             self._verify.draft(logits, self._policy.full_rule, state.full, state.slim)
@@ -93,5 +93,4 @@ class DeviceStages:
         count = min(logits.shape[1], self._state.config.max_backlog + 1)
         if not self.moves:
             return logits[:, :count]  # an accepted chain lies in the pass as it is judged
-        rows = self._state.chain_rows[:, :count].clamp(max=logits.shape[1] - 1)
-        return logits.gather(1, rows[:, :, None].expand(-1, -1, logits.shape[-1]))
+        return take_rows(logits, self._state.chain_rows[:, :count])

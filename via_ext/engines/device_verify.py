@@ -10,6 +10,8 @@ import torch
 from via_ext import ops
 from via_ext.engines.device_state import DeviceState
 from via_ext.engines.policy import Policy
+from via_ext.engines.request import words_without
+from via_ext.models.tree_pass import take_rows
 
 
 class DeviceVerify:
@@ -42,10 +44,7 @@ class DeviceVerify:
         eos = state.eos_token_ids.tolist()
         self._held_back: torch.Tensor | None = None
         if eos and config.min_new_tokens > 0:
-            bits = torch.ones((vocab_size + 31) // 32 * 32, dtype=torch.int64)
-            bits[eos] = 0
-            words = (bits.view(-1, 32) << torch.arange(32)).sum(1).to(torch.int32)
-            self._held_back = words.to(state.keys.device)
+            self._held_back = words_without(eos, vocab_size).to(state.keys.device)
         self._slim_rows: torch.Tensor | None = None
         if policy.saves_slim_rows and state.audit == "chain":
             # One spare row per request takes what is not kept.
@@ -131,7 +130,7 @@ class DeviceVerify:
         if self._slim_rows is None:
             return
         source, size = self._state.slim_source, logits.shape[-1]
-        rows = logits.gather(1, source[:, :, None].expand(-1, -1, size))
+        rows = take_rows(logits, source)
         held = self._state.block_held.gather(1, source)
         probs = ops.filtered_probs(rows, allowed=self._allowed(held), **self._filters)
         target = self._state.slim_target.view(-1)
@@ -149,7 +148,7 @@ class DeviceVerify:
             return
         path = state.slim.path.clamp(min=0).to(torch.int64)
         rows = torch.nn.functional.pad(path[:, :-1] + 1, (1, 0))
-        values = logits.gather(1, rows[:, :, None].expand(-1, -1, size)).float()
+        values = take_rows(logits, rows).float()
         if state.config.temperature > 0.0:
             values = values / state.config.temperature
         tokens = state.draft_ids.gather(1, path).clamp(0, size - 1)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from via_ext.drafters.protocol import DraftTokens
+from via_ext.drafters.protocol import Drafter, DraftTokens
 from via_ext.models.passes import TokenBlock, chain_block
 from via_ext.tree import Tree
 
@@ -160,3 +160,28 @@ def _tree_layout(
             depths[index, first:last] = torch.tensor(tree.depths) + (first - 1)
             ancestors[index, first:last, first:last] = _ancestor_matrix(tree)
     return depths, ancestors
+
+
+def tell_drafter(
+    drafter: Drafter,
+    before: list[int],
+    kept: list[int],
+    sequences: list[list[int]],
+    device: torch.device | None = None,
+) -> None:
+    """Rolls a drafter back to what a step kept, and commits what it emitted.
+
+    Args:
+        drafter: knows `before` tokens per row.
+        before: lengths before the step.
+        kept: how many of these stayed.
+        sequences: prompt and tokens per row now.
+        device: of the target, None = the CPU.
+    """
+    if kept != before:
+        drafter.rollback(torch.tensor(kept, device=device))
+    new = [tokens[length:] for tokens, length in zip(sequences, kept, strict=True)]
+    width = max(map(len, new))
+    ids = [tokens + [-1] * (width - len(tokens)) for tokens in new]
+    counts = torch.tensor([len(tokens) for tokens in new], device=device)
+    drafter.commit(torch.tensor(ids, device=device), counts, None)

@@ -59,7 +59,7 @@ class Mirror:
             True if every request has finished.
         """
         state = self._state
-        for row, request in enumerate(self.requests):
+        for row, request in enumerate(self.read()):
             first, last = self._seen[row], request.confirmed
             self._seen[row] = last
             before = replace(request, tokens=request.tokens[:first])
@@ -68,8 +68,7 @@ class Mirror:
                 end = first + count
                 state.lengths[row] = state.confirmed[row] = end
                 state.frontiers[row] = end - 1
-                state.finished[row] = True
-        self.read()
+                state.finished[row] = request.finished = True
         return all(request.finished for request in self.requests)
 
     def recorder(self) -> StatsRecorder:

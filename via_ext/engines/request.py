@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +89,15 @@ class Request:
         del self.logprobs[length - self.prompt_length :]
 
 
+def words_without(token_ids: Iterable[int], vocab_size: int) -> torch.Tensor:
+    """Grammar bit words [ceil(V/32)] int32 that allow every id but these."""
+    words = torch.full(((vocab_size + 31) // 32,), -1, dtype=torch.int32)
+    for token in token_ids:
+        bit = 1 << (token % 32)
+        words[token // 32] &= ~(bit - (1 << 32) if bit >> 31 else bit)
+    return words
+
+
 class StopRules:
     """End of sequence, length limits and stop strings.
 
@@ -116,11 +125,7 @@ class StopRules:
         self._stops = config.stop_strings
         self._longest = max(map(len, self._stops), default=0)
         self._decode = decode
-        words = torch.full(((vocab_size + 31) // 32,), -1, dtype=torch.int32)
-        for token in self._eos:
-            bit = 1 << (token % 32)
-            words[token // 32] &= ~(bit - (1 << 32) if bit >> 31 else bit)
-        self._held_back = words
+        self._held_back = words_without(self._eos, vocab_size)
 
     def remaining(self, request: Request) -> int:
         """New tokens that still fit."""

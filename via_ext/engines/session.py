@@ -10,7 +10,7 @@ import torch
 
 from via_ext.config import ViaConfig
 from via_ext.drafters import Drafter
-from via_ext.engines.draft import EMPTY, Draft, split_drafts
+from via_ext.engines.draft import EMPTY, Draft, split_drafts, tell_drafter
 from via_ext.engines.full import FullJudge, Outcome, count_examined
 from via_ext.engines.hooks import RowHooks
 from via_ext.engines.moves import Move, compact
@@ -223,11 +223,6 @@ class Session:
         self.recorder.accepted_per_step.append(len(path) - dropped)
 
     def _tell_drafter(self, before: list[int], kept: list[int]) -> None:
-        if self._drafter is None:
-            return
-        if kept != before:
-            self._drafter.rollback(torch.tensor(kept))
-        new = [request.tokens[length:] for request, length in zip(self.requests, kept, strict=True)]
-        width = max(map(len, new))
-        ids = [tokens + [-1] * (width - len(tokens)) for tokens in new]
-        self._drafter.commit(torch.tensor(ids), torch.tensor([len(t) for t in new]), None)
+        if self._drafter is not None:
+            sequences = [request.tokens for request in self.requests]
+            tell_drafter(self._drafter, before, kept, sequences)

@@ -18,6 +18,12 @@ from via_ext.models.families import layer_windows, mask_by_layer_type
 from via_ext.models.view import KeptLayer, layer_view
 
 
+def take_rows(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """[B, R, X]: per batch row, the rows [B, R] int64 of [B, M, X], clamped to [0, M)."""
+    index = rows.clamp(0, values.shape[1] - 1)[:, :, None]
+    return values.gather(1, index.expand(-1, -1, values.shape[2]))
+
+
 class _RowHead(torch.nn.Module):
     """The LM head, on chosen rows only.
 
@@ -32,8 +38,7 @@ class _RowHead(torch.nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.rows is not None:
-            rows = self.rows.clamp(0, hidden.shape[1] - 1)[:, :, None]
-            hidden = hidden.gather(1, rows.expand(-1, -1, hidden.shape[2]))
+            hidden = take_rows(hidden, self.rows)
         logits: torch.Tensor = self.head(hidden)
         return logits
 

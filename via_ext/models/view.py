@@ -17,8 +17,6 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from via_ext.models.families import (
-    check_route,
-    check_supported,
     layer_windows,
     mask_by_layer_type,
     mlp_returns_tuple,
@@ -180,22 +178,3 @@ def route_layers(route: SlimRoute) -> list[KeptLayer]:
         for layer_idx, (attention, mlp) in enumerate(pairs)
         if attention or mlp
     ]
-
-
-def slim_view(model: _Module, route: SlimRoute) -> _Module:
-    """Returns the slim verifier of `model` under `route`, without a second copy of any weight.
-
-    The result is a stock model: it runs by itself, under `torch.compile`, and as an
-    `assistant_model`.
-
-    Args:
-        model: a supported `transformers` causal language model.
-        route: the sublayers to keep, one pair per layer of `model`.
-
-    Raises:
-        ValueError: the route has another number of layers than the model, keeps no sublayer, or
-            was saved with another model; or the family is not supported.
-    """
-    check_supported(model)
-    check_route(route, model)
-    return layer_view(model, route_layers(route))
