@@ -16,7 +16,8 @@ from decode_baselines import ASSISTED, EAGER, Done, Peer, make_peers
 from decode_models import Subject
 
 from via_ext.config import ViaConfig
-from via_ext.demo_table import METHODS, agreed_tokens, make_decoder
+from via_ext.demo_methods import METHODS, make_decoder, methods_for
+from via_ext.demo_table import agreed_tokens
 
 PLAIN = METHODS["greedy"].name
 # Passes of a run whose verdicts are the target's own agree with it, but for argmax ties.
@@ -106,7 +107,7 @@ class Timed:
 def make_methods(subject: Subject, config: ViaConfig) -> list[Timed]:
     """Ours and transformers', in the order in which they first run: what compiles comes last."""
     found: list[Timed] = []
-    for key, method in METHODS.items():
+    for key, method in methods_for(subject).items():
         try:
             found.append(Timed(Ours(key, subject, config), method.name))
         except Exception as error:

@@ -18,6 +18,8 @@ DEFAULTS = {
     "draft_threshold": None,
     "max_backlog": 32,
     "audit_threshold": None,
+    "agreement": None,
+    "auto_tier": False,
     "temperature": 0.0,
     "top_k": 0,
     "top_p": 1.0,

@@ -15,7 +15,7 @@ from tests.models import greedy
 from via_ext import demo
 from via_ext.config import ViaConfig
 from via_ext.decode import Decoder
-from via_ext.route import fingerprint
+from via_ext.fingerprint import fingerprint
 from via_ext.tree import Tree
 
 pytest.importorskip("transformers")
@@ -60,7 +60,7 @@ def test_same_weights_as_transformers_loads(pair):
 
 def test_route_rules(pair):
     route = pair.route
-    assert route.skip_ratio == 11 / 24 and route.shared_prefix == 3
+    assert route.skip_ratio == 11 / 24 and route.shared_prefix == 4
     assert route.keep_attention[-1] and route.keep_mlp[-1]
     assert 0.5 < route.cost(pair.target.config) < 0.6
 

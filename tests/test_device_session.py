@@ -55,6 +55,15 @@ def run(session: Any) -> tuple[list[Any], dict[str, Any], list[int]]:
     return rows, session.recorder.finish().to_dict(), session.status
 
 
+def comparable(stats: dict[str, Any]) -> dict[str, Any]:
+    """Statistics that both sessions count alike.
+
+    On the device every step drafts a whole tree, and walks are not told apart by depth.
+    """
+    left_out = ("draft_passes", "accepted_by_position", "tier_changes")
+    return {name: value for name, value in stats.items() if name not in left_out}
+
+
 def check_equal(
     config: ViaConfig,
     route: SlimRoute | None,
@@ -81,7 +90,7 @@ def check_equal(
         assert found == tokens
         assert found_tiers == tiers
         assert found_logprobs == pytest.approx(logprobs, abs=1e-3)
-    assert device_stats == pytest.approx(stats, abs=1e-4)
+    assert comparable(device_stats) == pytest.approx(comparable(stats), abs=1e-4)
     assert device_status == status
     return runner
 

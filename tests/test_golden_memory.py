@@ -202,8 +202,48 @@ def test_exponentials():
     assert np.abs(fast / 2.0**x - 1).max() < 2.5e-7
 
 
+def sample_float(index):
+    """`sample_float` of golden_math.cuh, and where it is no special value."""
+    bits = mix(index).astype(np.uint32)
+    ordinary = (bits & np.uint32(0x807FFFFF)) | (np.uint32(107) + (bits >> 23 & 31)) << 23
+    return ordinary.astype(np.uint32).view(np.float32).astype(np.float64), index % 16 != 5
+
+
+def test_router():
+    rules, i = load("rules").reshape(-1, 15), np.arange(4096)
+    (a, usual_a), (b, usual_b) = sample_float(2 * i + 1), sample_float(2 * i)
+    usual = usual_a & usual_b
+    p, q, coin = (
+        (mix(i + k) >> 8).astype(np.float32) * np.float32(2**-24) for k in (9000, 18000, 0)
+    )
+    heat = (p + np.float32(0.01)).astype(np.float64)
+
+    def cut(values, low, high):
+        return np.clip(values, low, high).astype(np.float32).astype(np.float64)
+
+    margin, ratio = cut((b - a) / heat, 0, 20), cut((a - b) / heat, -20, 0)
+    columns = rules[:, 12:14].astype(np.uint32).view(np.float32)
+    assert (columns[usual, 0] == margin[usual]).all()
+    assert (columns[usual, 1] == ratio[usual]).all()
+    depth, none = i % 9, np.zeros(4096)
+    log_max = cut(-q.astype(np.float64), -20, 0)
+    features = [ratio, log_max, margin, cut(a, -20, 0), cut(b, 0, 20), depth, none]
+    packed = [((mix(i + 57 * k) >> 8) * 2.0**-24).astype(np.float32) - 0.5 for k in range(27)]
+
+    def passes(model):
+        weights = packed[8 * model : 8 * model + 8]
+        odds = weights[0].astype(np.float64)
+        for weight, feature in zip(weights[1:], features, strict=True):
+            odds = odds + weight.astype(np.float64) * feature
+        return odds <= packed[24 + model]
+
+    tier = np.where((coin > 0) & passes(0), 0, np.where(passes(1), 1, 2))
+    assert (rules[usual, 14] == (tier | 8)[usual]).all()
+    assert {0, 1, 2} <= set(tier.tolist())
+
+
 def test_rules():
-    rules = load("rules").reshape(-1, 12)
+    rules = load("rules").reshape(-1, 15)
     i = np.arange(4096)
 
     def uniform(index):

@@ -11,6 +11,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from via_ext import ops
+from via_ext.router import Router
 
 B, N, V = 2, 3, 70
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -252,6 +253,9 @@ def test_opcheck(case):
             out=sentinel("sample"),
         )
         call(case, rule="greedy", resume=route, draft_logits=torch.randn(B, N, V))
+        model = Router((0.5,) * 8, (0.1,) * 8, (0.2,) * 8, 0.3, 0.4, 0.5)
+        call(case, router=model, draft_scores=torch.randn(B, N, 2))
+        call(case, router=model.pack().repeat(B, 1))
         ops.filtered_probs(case["logits"], top_k=5)
         draw = {"seed": one[0], "position": one[1]}
         ops.draft_sample(case["logits"][:, 0], **draw)
@@ -262,7 +266,7 @@ def test_opcheck(case):
     assert {operator.name() for operator, _ in recorded} == {
         f"via_ext::{name}" for name in torch_ops.OPERATORS
     }
-    assert len(recorded) == 8
+    assert len(recorded) == 10
     for operator, arguments in recorded:
         torch.library.opcheck(operator, arguments)
 

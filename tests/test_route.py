@@ -9,7 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from via_ext.route import SlimRoute, fingerprint
+from tests.calibrations import calibrated
+from via_ext.calibration import Setting
+from via_ext.fingerprint import fingerprint
+from via_ext.route import SlimRoute
 
 CONFIG = SimpleNamespace(
     num_hidden_layers=4,
@@ -136,6 +139,49 @@ def test_load_refuses(tmp_path, change, words):
     with pytest.raises(ValueError) as caught:
         SlimRoute.load(path)
     assert words in str(caught.value) and "route.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ([3], "calibration must be an object, got [3]"),
+        ({"settings": [3]}, "settings must hold objects, got 3"),
+        ({"settings": 3}, "int"),
+        ({"facts": 3}, "facts must be a dict, got 3"),
+        ({"settings": [{}]}, "agreement"),
+        ({"settings": [{"agreement": "x"}]}, "agreement must be a number, got 'x'"),
+        ({"settings": [{"agreement": 0.9, "accept_error": "x"}]}, "accept_error must be a number"),
+        ({"settings": [{"agreement": 0.9, "bonus_error": 1.5}]}, "bonus_error must be at most 1"),
+        ({"settings": [{"agreement": 0.9, "interval": [0.1]}]}, "interval must hold 2 numbers"),
+    ],
+)
+def test_load_refuses_a_damaged_calibration(tmp_path, change, words):
+    path = tmp_path / "route.json"
+    calibrated(SlimRoute.evenly(12), 0.9).save(path)
+    assert SlimRoute.load(path).calibration.setting(0.9)
+    data = json.loads(path.read_text())
+    data["calibration"] = data["calibration"] | change if isinstance(change, dict) else change
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"route\.json must be a route") as caught:
+        SlimRoute.load(path)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"regenerate_error": float("nan")}, ValueError, "regenerate_error must be at most 1"),
+        ({"accept_error": True}, TypeError, "accept_error must be a number, got True"),
+        ({"draft_stop": "0"}, TypeError, "draft_stop must be a number, got '0'"),
+        ({"full_matches": None}, TypeError, "full_matches must be a number, got None"),
+        ({"cost": "x"}, TypeError, "cost must be a number, got 'x'"),
+        ({"interval": 0.5}, TypeError, "interval must be a pair of numbers, got 0.5"),
+        ({"interval": ("a", "b")}, TypeError, "interval must be a pair of numbers"),
+    ],
+)
+def test_settings_are_checked(options, error, words):
+    with pytest.raises(error, match=words):
+        Setting(0.9, **options)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "via_ext.route", "version": 1}'])

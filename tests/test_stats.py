@@ -8,9 +8,11 @@ import pytest
 
 from via_ext.stats import DecodeStats, StatsRecorder
 
-COUNTS = ["tokens", "steps", "slim_passes", "full_passes", "drafted", "examined", "accepted"]
+PASSES = ["slim_passes", "full_passes", "resumed_passes", "draft_passes"]
+COUNTS = ["tokens", "steps", *PASSES, "drafted", "examined", "accepted"]
 RATES = ["accept_rate", "regenerate_rate", "escalate_rate", "rejection_rate", "mean_accepted"]
-CONTRACT = [*COUNTS, *RATES, "overshoot_mean", "overshoot_p99", "seed"]
+LISTS = ["accepted_by_position", "tier_changes"]
+CONTRACT = [*COUNTS, *RATES, "overshoot_mean", "overshoot_p99", *LISTS, "seed"]
 
 
 def test_fields_are_the_contract():
@@ -29,6 +31,14 @@ def test_rates():
     assert stats.rejection_rate == 2 / 8 and stats.mean_accepted == 6 / 4
     assert stats.overshoot_mean == pytest.approx(0.2) and stats.overshoot_p99 == 0.5
     assert stats.seed == 7
+
+
+def test_shares_by_position():
+    recorder = StatsRecorder()
+    for kept, examined in ((2, 3), (0, 1), (3, 3), (0, 0)):
+        recorder.count_walk(kept, examined)
+    stats = recorder.finish()
+    assert recorder.examined == 7 and stats.accepted_by_position == (2 / 3, 1.0, 0.5)
 
 
 def test_empty_run_has_no_division_by_zero():
@@ -50,7 +60,10 @@ def test_recorder_goes_on_after_finish():
 
 
 def test_dict_and_table():
-    stats = StatsRecorder(tokens=3, steps=2, accepted_per_step=[1, 1]).finish(seed=5)
+    recorder = StatsRecorder(tokens=3, steps=2, accepted_per_step=[1, 1])
+    recorder.count_walk(1, 2)
+    recorder.tier_changes.append({"step": 9, "slim": False})
+    stats = recorder.finish(seed=5)
     assert json.loads(json.dumps(stats.to_dict())) == stats.to_dict()
     assert list(stats.to_dict()) == CONTRACT
     lines = stats.table().splitlines()
@@ -59,3 +72,4 @@ def test_dict_and_table():
     shown = dict(line.split() for line in lines)
     assert shown["mean_accepted"] == "1.0000" and shown["seed"] == "5"
     assert shown["overshoot_mean"] == "-"
+    assert shown["accepted_by_position"] == "1.00,0.00" and shown["tier_changes"] == "1"

@@ -12,6 +12,7 @@ from tests.verify_cases import RULES, Case, agrees, is_rounding_tie
 from tests.verify_runner import (
     assert_same,
     decisions,
+    is_shared,
     row_arguments,
     run_op,
     run_reference,
@@ -139,7 +140,7 @@ def joined(rows):
     first = rows[0]
     together = {}
     for name, value in first.items():
-        shared = name == "draft_to_target" or (name == "parents" and value.ndim == 1)
+        shared = is_shared(name, value)
         if isinstance(value, tuple):
             columns = zip(*(row[name] for row in rows), strict=True)
             fields = [None if column[0] is None else torch.cat(column) for column in columns]

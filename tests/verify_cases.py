@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.verify_runner import decisions, mask_words, row_arguments
-from via_ext import reference
+from via_ext import reference, router
 
 RULES = ("route", "greedy", "sample")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -38,6 +38,8 @@ class Case:
         self._coins()
         if rule != "route" and self._chance(0.3):
             self._resume()
+        if rule == "route" and self._chance(0.4):
+            self._router()
 
     def _chance(self, probability: float) -> bool:
         return self.rng.random() < probability
@@ -129,6 +131,34 @@ class Case:
         if self.rule == "route" and self._chance(0.5):
             self.arguments["draft_threshold"] = self._per_row(lambda: self.rng.uniform(0, 1))
 
+    def _router(self) -> None:
+        """In place of thresholds: weights around what a calibration gives, and worse."""
+        rng, arguments = self.rng, self.arguments
+        for name in ("accept_threshold", "escalate_threshold", "draft_threshold"):
+            arguments.pop(name, None)
+
+        def model() -> tuple[float, ...]:
+            return (rng.gauss(-1, 2), *(rng.gauss(-0.3, 0.6) for _ in router.FEATURES))
+
+        def limit() -> float:
+            return rng.choice([0.0, 1.0, -1.0, *(rng.uniform(0, 1) for _ in range(9))])
+
+        limits = [limit() for _ in range(3)]
+        routers = [router.Router(model(), model(), model(), *limits) for _ in range(self.batch)]
+        kind = rng.choice(["object", "shared", "rows"])
+        if kind == "object":
+            arguments["router"] = routers[0]
+        else:
+            packed = torch.stack([each.pack() for each in routers])
+            if self._chance(0.1):
+                packed[-1, rng.randrange(27)] = torch.nan
+            arguments["router"] = packed[0].clone() if kind == "shared" else packed
+        if kind == "object" or self._chance(0.7):
+            scores = torch.randn(self.batch, self.nodes, 2, generator=self.gen) * 8
+            for value in (torch.inf, -torch.inf, torch.nan):
+                scores[self._rand(*scores.shape) < 0.02] = value
+            arguments["draft_scores"] = scores
+
     def _coins(self) -> None:
         if self._chance(0.3):
             bound = 2**62
@@ -164,7 +194,8 @@ def is_rounding_tie(arguments: dict[str, Any], b: int) -> bool:
     """True if the specification itself gives another row b within MARGIN.
 
     Coins and the final draw move by MARGIN, thresholds, top-p, min-p and draft probabilities by
-    MARGIN relative, up and down. A cut of top-p or min-p may show in the log-probabilities alone.
+    MARGIN relative, up and down, a router's limits by what MARGIN does to ln max s. A cut of top-p
+    or min-p may show in the log-probabilities alone.
     """
     row = _with_uniforms(row_arguments(arguments, b))
     if "draft_logits" in row:
@@ -178,6 +209,10 @@ def is_rounding_tie(arguments: dict[str, Any], b: int) -> bool:
                 value = torch.as_tensor(row[name]).double() * (1 + sign * MARGIN)
                 top = 1.0 if name in ("top_p", "min_p") else torch.inf
                 variants.append({name: value.clamp(max=top)})
+        if "router" in row:
+            packed = getattr(row["router"], "pack", lambda: row["router"])().clone()
+            packed[..., -3:] += sign * 2 * MARGIN * packed[..., [2, 10, 18]].abs().clamp(min=0.5)
+            variants.append({"router": packed})
         for columns in (slice(None, -1), slice(-1, None)):
             uniforms = row["uniform_samples"].clone()
             uniforms[:, columns] = (uniforms[:, columns] + sign * MARGIN).clamp(0.0, 1 - 2.0**-24)

@@ -10,6 +10,7 @@ from torch import Tensor
 from tests import simulation
 from via_ext import ops, reference
 
+PER_NODE = ("draft_token_ids", "draft_logits", "draft_probs", "draft_scores")
 SENTINELS = (-7.0, 77, -77, -77, -77, -77, True, -7.0, -77)
 
 
@@ -113,16 +114,23 @@ def decisions(result: Any, b: int) -> tuple[Any, ...]:
     return (tiers, tuple(result.path[b].tolist()), *(field[b].item() for field in whole))
 
 
+def is_shared(name: str, value: Any) -> bool:
+    """True if an argument is the same for every batch row."""
+    if name in ("parents", "router"):
+        return not isinstance(value, Tensor) or value.ndim == 1
+    return name == "draft_to_target"
+
+
 def row_arguments(arguments: dict[str, Any], b: int, nodes: int | None = None) -> dict[str, Any]:
     """The arguments of row b alone, its node dimension cut to `nodes`."""
     taken: dict[str, Any] = {}
     for name, value in arguments.items():
-        shared = name == "draft_to_target" or (name == "parents" and value.ndim == 1)
+        shared = is_shared(name, value)
         if isinstance(value, tuple):
             value = type(value)(*(None if field is None else field[b : b + 1] for field in value))
         elif isinstance(value, Tensor) and not shared:
             value = value[b : b + 1]
-        if nodes is not None and name in ("draft_token_ids", "draft_logits", "draft_probs"):
+        if nodes is not None and name in PER_NODE:
             value = value[:, :nodes]
         elif nodes is not None and name in ("logits", "allowed"):
             value = value[:, : nodes + 1]

@@ -43,7 +43,7 @@ def tree_attention(query: typing.Any, key: typing.Any, value: typing.Any, key_ca
     """
     See via_ext.ops.tree_attention. Writes into the caches, `out` and `lse`.
     """
-def verify(draft_token_ids: typing.Any, logits: typing.Any, rule: typing.Any, parents: typing.Any, num_nodes: typing.Any, resume: typing.Any, draft_logits: typing.Any, draft_probs: typing.Any, draft_to_target: typing.Any, accept_threshold: typing.Any, escalate_threshold: typing.Any, draft_threshold: typing.Any, temperature: typing.Any, top_k: typing.Any, top_p: typing.Any, min_p: typing.Any, allowed: typing.Any, uniform_samples: typing.Any, seed: typing.Any, position: typing.Any, out: typing.Any, num_threads: typing.SupportsInt | typing.SupportsIndex, extras: typing.Any = None) -> None:
+def verify(draft_token_ids: typing.Any, logits: typing.Any, rule: typing.Any, parents: typing.Any, num_nodes: typing.Any, resume: typing.Any, draft_logits: typing.Any, draft_probs: typing.Any, draft_to_target: typing.Any, accept_threshold: typing.Any, escalate_threshold: typing.Any, draft_threshold: typing.Any, router: typing.Any, draft_scores: typing.Any, temperature: typing.Any, top_k: typing.Any, top_p: typing.Any, min_p: typing.Any, allowed: typing.Any, uniform_samples: typing.Any, seed: typing.Any, position: typing.Any, out: typing.Any, num_threads: typing.SupportsInt | typing.SupportsIndex, extras: typing.Any = None) -> None:
     """
     See via_ext.ops.verify. Writes into `out`.
     """

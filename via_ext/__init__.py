@@ -13,13 +13,18 @@ from via_ext._build import build_info, require_torch
 
 if TYPE_CHECKING:
     from via_ext import compat, demo, drafters, ops
+    from via_ext.calibrate_run import calibrate
     from via_ext.config import ViaConfig
     from via_ext.custom import custom_generate
     from via_ext.decode import Decoder
+    from via_ext.evaluation import evaluate
     from via_ext.generation import generate
     from via_ext.models.assistant import slim_view
     from via_ext.result import DecodeResult, StepOutput
     from via_ext.route import SlimRoute
+    from via_ext.search import search_route
+    from via_ext.search_costs import SublayerCosts, sublayer_seconds
+    from via_ext.search_result import RouteSearch
     from via_ext.stats import DecodeStats
     from via_ext.tree import Tree
 
@@ -30,35 +35,47 @@ _EXPORTS: dict[str, str | None] = {
     "DecodeResult": "result",
     "DecodeStats": "stats",
     "Decoder": "decode",
+    "RouteSearch": "search_result",
     "SlimRoute": "route",
     "StepOutput": "result",
+    "SublayerCosts": "search_costs",
     "Tree": "tree",
     "ViaConfig": "config",
+    "calibrate": "calibrate_run",
     "compat": None,
     "custom_generate": "custom",
     "demo": None,
     "drafters": None,
+    "evaluate": "evaluation",
     "generate": "generation",
     "ops": None,
+    "search_route": "search",
     "slim_view": "models.assistant",
+    "sublayer_seconds": "search_costs",
 }
 
 __all__ = [
     "DecodeResult",
     "DecodeStats",
     "Decoder",
+    "RouteSearch",
     "SlimRoute",
     "StepOutput",
+    "SublayerCosts",
     "Tree",
     "ViaConfig",
     "build_info",
+    "calibrate",
     "compat",
     "custom_generate",
     "demo",
     "drafters",
+    "evaluate",
     "generate",
     "ops",
+    "search_route",
     "slim_view",
+    "sublayer_seconds",
 ]
 
 

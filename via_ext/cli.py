@@ -16,8 +16,12 @@ except ImportError as missing:
         'the via-ext command needs typer and rich: pip install "via_ext[hf]"', name=missing.name
     ) from missing
 
+from via_ext.cli_calibrate import calibrate
 from via_ext.cli_common import Debug, guarded, make_console
+from via_ext.cli_doctor import doctor
+from via_ext.cli_evaluate import evaluate
 from via_ext.cli_generate import generate
+from via_ext.cli_search import search
 
 if TYPE_CHECKING:
     import torch
@@ -129,7 +133,7 @@ def _live(
 ) -> None:
     from rich.text import Text
 
-    from via_ext.demo_table import METHODS, make_decoder
+    from via_ext.demo_methods import METHODS, make_decoder
     from via_ext.demo_view import LiveText, legend
 
     decoder = make_decoder(pair, METHODS[mode.value], config)
@@ -147,7 +151,8 @@ def _measure(
 ) -> tuple[list[Row], PassCost]:
     from rich.progress import BarColumn, Progress, TextColumn
 
-    from via_ext.demo_table import METHODS, measure, pass_cost
+    from via_ext.demo_methods import methods_for
+    from via_ext.demo_table import measure, pass_cost
 
     # On stderr: stdout carries nothing but results. Without a terminal there is no bar at all.
     console = make_console(plain, stderr=True)
@@ -160,7 +165,7 @@ def _measure(
         disable=not console.is_terminal or console.is_dumb_terminal,
     )
     with bar:
-        task = bar.add_task("measuring", total=len(METHODS) * len(ids))
+        task = bar.add_task("measuring", total=len(methods_for(pair)) * len(ids))
         rows = measure(pair, ids, config, progress=lambda: bar.advance(task))
     return rows, pass_cost(pair, 1 + config.num_nodes)
 
@@ -189,7 +194,8 @@ def _report(
     print(json.dumps(data, indent=1))
 
 
-app.command()(guarded(generate))
+for command in (generate, search, calibrate, evaluate, doctor):
+    app.command()(guarded(command))
 
 
 def main() -> None:

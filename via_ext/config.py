@@ -57,6 +57,12 @@ class ViaConfig:
         max_backlog: most tokens committed between two full passes, >= 1.
         audit_threshold: in mode "via", the least q(token) / max q in [0, 1] a token must keep
             when the full model audits the backlog; None = no audit. Refused in "exact".
+        agreement: use the route's calibrated routing (`SlimRoute.calibration`) instead of the
+            thresholds: in mode "via" the share in (0, 1) of tokens that shall be the full model's
+            choice (greedy only); in mode "exact" 1.0: the same tokens, drafted and audited as the
+            calibration says. None = the paper's thresholds, a fixed draft length.
+        auto_tier: leave the slim pass out while the run's own figures say that it loses time. These
+            are timings: in mode "via", and for drawn tokens, runs of one seed may then differ.
         temperature: 0 = greedy; finite.
         top_k: keep the k most likely ids, 0 = all.
         top_p: nucleus mass in (0, 1].
@@ -81,6 +87,8 @@ class ViaConfig:
     draft_threshold: float | None = None
     max_backlog: int = 32
     audit_threshold: float | None = None
+    agreement: float | None = None
+    auto_tier: bool = False
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
@@ -113,6 +121,7 @@ class ViaConfig:
         _int("max_backlog", self.max_backlog, 1, "be at least 1")
         self._check_thresholds()
         self._check_sampling()
+        self._check_agreement()
         self._check_lengths()
         self._check_stops()
         total = 1 + self.max_backlog + self.num_nodes
@@ -142,6 +151,26 @@ class ViaConfig:
             if exact:
                 rule = "be None in mode 'exact' (everything is audited already)"
                 raise _reject(ValueError, "audit_threshold", rule, self.audit_threshold)
+
+    def _check_agreement(self) -> None:
+        if not isinstance(self.auto_tier, bool):
+            raise _reject(TypeError, "auto_tier", "be a bool", self.auto_tier)
+        if self.agreement is None:
+            return
+        value = _number("agreement", self.agreement)
+        if self.mode == "exact":
+            if value != 1.0:
+                raise _reject(ValueError, "agreement", "be 1.0 or None in 'exact'", self.agreement)
+            return
+        if not 0.0 < value < 1.0:
+            raise _reject(ValueError, "agreement", "be in (0, 1)", self.agreement)
+        if self.is_sampling:
+            rule = "be None when sampling (it is calibrated against greedy choices)"
+            raise _reject(ValueError, "agreement", rule, self.agreement)
+        for field in ("draft_threshold", "audit_threshold"):
+            if getattr(self, field) is not None:
+                rule = "be None where agreement is set"
+                raise _reject(ValueError, field, rule, getattr(self, field))
 
     def _check_sampling(self) -> None:
         temperature = _number("temperature", self.temperature)

@@ -12,6 +12,8 @@ import torch
 from via_ext.config import ViaConfig
 from via_ext.drafters import Drafter
 from via_ext.drafters.connect import make_drafter, verifier_route
+from via_ext.engines.auto_tier import TierSwitch
+from via_ext.engines.calibrated import check_device, choose_setting
 from via_ext.engines.choose import AnySession, device_engine, open_session, reopen_session
 from via_ext.engines.hooks import RowHooks
 from via_ext.engines.request import resolve_eos
@@ -52,14 +54,15 @@ class Decoder:
             drafter: a `Drafter`, a `transformers` model (becomes a `ModelDrafter`), or None to
                 decode without drafts.
             route: the slim verifier, or what a `SlimDrafter` drafts with; None or
-                `SlimRoute.full` = two tiers.
+                `SlimRoute.full` = two tiers. With `config.agreement` it holds the calibration.
             config: mode, thresholds, sampling, lengths; default `ViaConfig()`.
             engine: "auto" or "torch".
             tokenizer: needed for `stop_strings`; compared with a drafter's own.
 
         Raises:
             TypeError: an argument has the wrong type.
-            ValueError: the model family, the route or a combination is not supported.
+            ValueError: the model family, the route or a combination is not supported; the route is
+                not calibrated for `config.agreement`.
         """
         self.config = ViaConfig() if config is None else config
         if not isinstance(self.config, ViaConfig):
@@ -71,8 +74,13 @@ class Decoder:
         if self.config.stop_strings and tokenizer is None:
             raise ValueError("Decoder: tokenizer must be given with stop_strings, got None")
         self._engine = TorchEngine(target, verifier_route(drafter, route))
+        check_device(self.config, target)
         self._target = target
         self._drafter = make_drafter(drafter, self._engine, route, tokenizer)
+        has_slim = self._engine.slim is not None
+        arguments = (self.config, route, self._drafter)
+        self._calibrated = choose_setting(*arguments, has_slim=has_slim)
+        self._switch = TierSwitch() if self.config.auto_tier and has_slim else None
         self.tune_drafter(self.config)
         self._tokenizer = tokenizer
         self._eos = resolve_eos(self.config, target)
@@ -217,7 +225,8 @@ class Decoder:
         if not reopen_session(past, config, prompts, self._seed, decode, hooks):
             past = None  # its memory is free before the next session's is taken
             arguments = (self._drafter, config, prompts, self._seed, self._eos, decode, hooks)
-            past = open_session(self._engine, self._device, *arguments)
+            rules = (self._calibrated, self._switch)
+            past = open_session(self._engine, self._device, *arguments, *rules)
         assert past is not None
         self._session = past
         return past

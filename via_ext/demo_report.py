@@ -10,7 +10,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from via_ext.demo_table import METHODS, PassCost, Row
+from via_ext.demo_methods import METHODS
+from via_ext.demo_table import PassCost, Row
 from via_ext.route import SlimRoute
 
 # Narrower terminals get one block per row instead of a table with broken cells.
@@ -28,7 +29,7 @@ NOTES = (
     "ratio: to plain greedy. slim/tok, full/tok: passes per token. acc/reg/esc: verdicts of the "
     "slim verifier in %. reject: examined draft tokens not kept. agree: tokens that are the full "
     "model's first choice in their context. *: fastest at this agreement or a better one. Exact "
-    f"three-tier runs a full pass every {METHODS['exact'].max_backlog} tokens."
+    "three-tier drafts and audits as the route's calibration says."
 )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of `via-ext demo`: four ways to decode the same prompts, measured side by side."""
+"""The table of `via-ext demo`: ways to decode the same prompts, measured side by side."""
 
 from __future__ import annotations
 
@@ -14,35 +14,9 @@ import torch
 from via_ext.config import ViaConfig
 from via_ext.decode import Decoder
 from via_ext.demo import EmbeddedPair
+from via_ext.demo_methods import METHODS, Method, make_decoder, methods_for
 from via_ext.models import slim_view
 from via_ext.stats import DecodeStats
-
-
-class Method(NamedTuple):
-    """A row of the table: which tiers take part, under which promise.
-
-    Attributes:
-        name: as shown.
-        mode: `ViaConfig.mode`.
-        drafts: the drafter takes part.
-        slim: the slim verifier takes part.
-        max_backlog: tokens between two full passes, None = the configuration's.
-    """
-
-    name: str
-    mode: str
-    drafts: bool
-    slim: bool
-    max_backlog: int | None = None
-
-
-METHODS = {
-    "greedy": Method("plain greedy", "exact", drafts=False, slim=False),
-    "two-tier": Method("two-tier exact", "exact", drafts=True, slim=False),
-    "via": Method("via", "via", drafts=True, slim=True),
-    # On this pair an audit fails after about four tokens: a longer backlog is mostly rolled back.
-    "exact": Method("exact three-tier", "exact", drafts=True, slim=True, max_backlog=4),
-}
 
 
 @dataclass
@@ -118,17 +92,6 @@ class PassCost(NamedTuple):
     full: float
 
 
-def make_decoder(pair: EmbeddedPair, method: Method, config: ViaConfig) -> Decoder:
-    """The decoder of one method; mode and backlog of `config` are the method's."""
-    backlog = config.max_backlog if method.max_backlog is None else method.max_backlog
-    return Decoder(
-        pair.target,
-        pair.drafter if method.drafts else None,
-        pair.route if method.slim else None,
-        replace(config, mode=method.mode, max_backlog=backlog),
-    )
-
-
 def run(decoder: Decoder, prompt: torch.Tensor) -> Run:
     """Decode one prompt ([T] int64) and keep what was measured."""
     steps = decoder.stream(prompt[None])  # reads the prompt, so the clocks start after it
@@ -160,21 +123,22 @@ def measure(
         pair: the embedded pair.
         prompts: token ids, each [T] int64.
         config: everything but mode and backlog.
-        progress: called after each of the len(METHODS) * len(prompts) runs.
+        progress: called after each of the len(methods_for(pair)) * len(prompts) runs.
 
     Returns:
         One row per method, compared with plain greedy.
     """
-    decoders = [make_decoder(pair, method, config) for method in METHODS.values()]
+    methods = list(methods_for(pair).values())
+    decoders = [make_decoder(pair, method, config) for method in methods]
     runs: list[list[Run]] = [[] for _ in decoders]
     warm = replace(config, max_new_tokens=8, min_new_tokens=0)
-    for method in METHODS.values():
+    for method in methods:
         run(make_decoder(pair, method, warm), prompts[0])
     for ids in prompts:
         for done, decoder in zip(runs, decoders, strict=True):
             done.append(run(decoder, ids))
             progress()
-    pairs = zip(METHODS.values(), runs, strict=True)
+    pairs = zip(methods, runs, strict=True)
     rows = [make_row(method, pair.target, done) for method, done in pairs]
     compare(rows)
     return rows

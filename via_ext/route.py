@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -13,10 +12,11 @@ from typing import Any
 
 import torch
 
+from via_ext.calibration import Calibration
+from via_ext.fingerprint import fingerprint
+
 FORMAT = "via_ext.route"
 VERSION = 1
-_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
-_HEADS = ("num_attention_heads", "num_key_value_heads")
 
 
 def _mask(name: str, values: object) -> tuple[bool, ...]:
@@ -46,6 +46,8 @@ class SlimRoute:
         keep_attention: one bool per layer.
         keep_mlp: one bool per layer, as many.
         fingerprint: of the model the route was made for, or None for any model. Not compared.
+        calibration: what `calibrate` learned for this route, None before. Not compared.
+        facts: how the route was found (objective, criterion, cost), for people. Not compared.
 
     Raises:
         TypeError: a mask is not a sequence of bool.
@@ -55,6 +57,8 @@ class SlimRoute:
     keep_attention: tuple[bool, ...]
     keep_mlp: tuple[bool, ...]
     fingerprint: str | None = field(default=None, compare=False)
+    calibration: Calibration | None = field(default=None, compare=False)
+    facts: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         """Check both masks."""
@@ -183,6 +187,10 @@ class SlimRoute:
         data: dict[str, Any] = {"format": FORMAT, "version": VERSION}
         data["keep_attention"], data["keep_mlp"] = self.keep_attention, self.keep_mlp
         data["fingerprint"] = self.fingerprint if model is None else fingerprint(model)
+        if self.facts:
+            data["facts"] = self.facts
+        if self.calibration is not None:
+            data["calibration"] = self.calibration.to_dict()
         Path(path).write_text(json.dumps(data) + "\n", encoding="utf-8")
 
     @classmethod
@@ -199,7 +207,10 @@ class SlimRoute:
                 raise ValueError(f"format must be {FORMAT!r}")
             if data.get("version") != VERSION:
                 raise ValueError(f"version must be {VERSION}, got {data.get('version')!r}")
-            return cls(data["keep_attention"], data["keep_mlp"], data.get("fingerprint"))
+            stored = data.get("calibration")
+            calibration = None if stored is None else Calibration.from_dict(stored)
+            masks = data["keep_attention"], data["keep_mlp"]
+            return cls(*masks, data.get("fingerprint"), calibration, data.get("facts", {}))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"SlimRoute.load: {os.fspath(path)} must be a route: {error}"
@@ -211,38 +222,3 @@ def _size(config: Any, name: str) -> int:
     if not isinstance(value, int):
         raise ValueError(f"SlimRoute.cost: model_config must have {name}, got {value!r}")
     return value
-
-
-def fingerprint(model: torch.nn.Module) -> str:
-    """A short name of a model's weights and shape, to tie a route to it.
-
-    SHA-256 over the sizes in `model.config` and 32 values of each of 16 parameters, rounded to
-    bfloat16: the same after saving and loading, in float32 and in bfloat16. It tells checkpoints
-    apart and is no integrity check. Costs 16 small copies from the device.
-
-    Returns:
-        "sha256:" and 32 hexadecimal digits.
-
-    Raises:
-        ValueError: the model is on the meta device.
-    """
-    config = getattr(model, "config", None)
-    text = getattr(config, "get_text_config", lambda: config)()
-    facts = {name: getattr(text, name, None) for name in ("model_type", *_SIZES, *_HEADS)}
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    parameters = [parameter.detach() for parameter in model.parameters()]
-    if any(parameter.is_meta for parameter in parameters):
-        raise ValueError("fingerprint: model must hold its weights, got meta tensors")
-    for i in _evenly(len(parameters), 16):
-        flat = parameters[i].reshape(-1)
-        index = torch.tensor(_evenly(flat.numel(), 32), device=flat.device)
-        # bfloat16 is coarse enough to survive a cast to it and back.
-        values = flat[index].to(torch.bfloat16).float().cpu()
-        digest.update(values.numpy().tobytes())
-    return f"sha256:{digest.hexdigest()[:32]}"
-
-
-def _evenly(count: int, samples: int) -> list[int]:
-    """Up to `samples` indices over range(count), both ends included."""
-    samples = min(count, samples)
-    return [i * (count - 1) // max(1, samples - 1) for i in range(samples)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,10 @@ class DecodeStats:
         steps: decoding steps, one per request that took part.
         slim_passes: forward passes of the slim verifier, one per request that took part.
         full_passes: the same for the full model; prefill is not counted.
+        resumed_passes: the full passes among them that resumed from the hidden states of a slim
+            pass over the same draft: they read the layers after the shared prefix only.
+        draft_passes: forward passes of the drafter, one per request and pass; 0 where it runs none
+            or does not count them.
         drafted: proposed nodes.
         examined: proposed nodes that got a verdict, along the walk (also in trees).
         accepted: proposed nodes that were kept, whichever verifier said so.
@@ -27,6 +32,9 @@ class DecodeStats:
         overshoot_mean: mean of max(0, s(x) - q(x)) over committed tokens x whose q is known;
             None if there is none. In probability units, 0 to 1.
         overshoot_p99: 99th percentile of the same (nearest rank).
+        accepted_by_position: share of the examined draft tokens of depth 1, 2, ... that were kept
+            in their own step, by whichever verifier; empty without any, and on CUDA.
+        tier_changes: where `auto_tier` turned the slim tier off or on, as `TierChange.to_dict`.
         seed: the seed in use, drawn or given; None when nothing was drawn.
     """
 
@@ -34,6 +42,8 @@ class DecodeStats:
     steps: int
     slim_passes: int
     full_passes: int
+    resumed_passes: int
+    draft_passes: int
     drafted: int
     examined: int
     accepted: int
@@ -44,11 +54,14 @@ class DecodeStats:
     mean_accepted: float
     overshoot_mean: float | None
     overshoot_p99: float | None
+    accepted_by_position: tuple[float, ...]
+    tier_changes: tuple[dict[str, int | float | bool], ...]
     seed: int | None
 
-    def to_dict(self) -> dict[str, int | float | None]:
-        """Every field by name; all values can be written as JSON."""
-        return asdict(self)
+    def to_dict(self) -> dict[str, Any]:
+        """Every field by name; all values can be written as JSON, tuples are lists."""
+        fields = asdict(self).items()
+        return {name: list(item) if isinstance(item, tuple) else item for name, item in fields}
 
     def table(self) -> str:
         """A plain-text table of two columns, field and value, one line per field."""
@@ -58,9 +71,13 @@ class DecodeStats:
         return "\n".join(f"{name:<{left}}  {text:>{right}}" for name, text in shown.items())
 
 
-def _show(value: int | float | None) -> str:
-    if value is None:
+def _show(value: Any) -> str:
+    if value is None or value == []:
         return "-"
+    if isinstance(value, list):
+        # Shares side by side; of changes, how many.
+        shares = [f"{item:.2f}" for item in value if isinstance(item, float)]
+        return ",".join(shares) or str(len(value))
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
@@ -76,6 +93,8 @@ class StatsRecorder:
         steps: decoding steps.
         slim_passes: slim passes.
         full_passes: full passes.
+        resumed_passes: full passes that resumed from this step's slim pass.
+        draft_passes: forward passes of the drafter.
         drafted: proposed nodes.
         examined: proposed nodes that got a verdict.
         accepted: verdicts "accept" of the slim verifier (tier 0).
@@ -85,12 +104,17 @@ class StatsRecorder:
             audit that drops tokens later lowers the entry of the step it happens in: entries
             may be negative, the sum is what counts.
         overshoot: samples of max(0, s(x) - q(x)).
+        examined_by_position: examined nodes of depth 1, 2, ...
+        kept_by_position: the nodes among them that were kept in their own step.
+        tier_changes: of `auto_tier`.
     """
 
     tokens: int = 0
     steps: int = 0
     slim_passes: int = 0
     full_passes: int = 0
+    resumed_passes: int = 0
+    draft_passes: int = 0
     drafted: int = 0
     examined: int = 0
     accepted: int = 0
@@ -98,6 +122,19 @@ class StatsRecorder:
     escalated: int = 0
     accepted_per_step: list[int] = field(default_factory=list)
     overshoot: list[float] = field(default_factory=list)
+    examined_by_position: list[int] = field(default_factory=list)
+    kept_by_position: list[int] = field(default_factory=list)
+    tier_changes: list[dict[str, int | float | bool]] = field(default_factory=list)
+
+    def count_walk(self, kept: int, examined: int) -> None:
+        """Counts a walk that kept `kept` nodes below the root and examined `examined`."""
+        self.examined += examined
+        missing = max(0, examined - len(self.examined_by_position))
+        self.examined_by_position += [0] * missing
+        self.kept_by_position += [0] * missing
+        for depth in range(examined):
+            self.examined_by_position[depth] += 1
+            self.kept_by_position[depth] += depth < kept
 
     def finish(self, seed: int | None = None) -> DecodeStats:
         """Turn the counters into rates.
@@ -116,6 +153,8 @@ class StatsRecorder:
             steps=self.steps,
             slim_passes=self.slim_passes,
             full_passes=self.full_passes,
+            resumed_passes=self.resumed_passes,
+            draft_passes=self.draft_passes,
             drafted=self.drafted,
             examined=self.examined,
             accepted=kept,
@@ -127,6 +166,10 @@ class StatsRecorder:
             overshoot_mean=math.fsum(samples) / len(samples) if samples else None,
             # Nearest rank: a value that was observed, also for few samples.
             overshoot_p99=samples[math.ceil(0.99 * len(samples)) - 1] if samples else None,
+            accepted_by_position=tuple(
+                map(_ratio, self.kept_by_position, self.examined_by_position)
+            ),
+            tier_changes=tuple(self.tier_changes),
             seed=seed,
         )
 

@@ -30,7 +30,8 @@ _SCHEMAS = (
     "Tensor[] resume, Tensor? draft_logits, Tensor? draft_probs, Tensor? draft_to_target, "
     "float accept_threshold, Tensor? accept_threshold_rows, "
     "float escalate_threshold, Tensor? escalate_threshold_rows, "
-    f"float? draft_threshold, Tensor? draft_threshold_rows, {_FILTER}, "
+    "float? draft_threshold, Tensor? draft_threshold_rows, "
+    f"float[]? router, Tensor? router_rows, Tensor? draft_scores, {_FILTER}, "
     "Tensor? uniform_samples, Tensor? seed, Tensor? position) -> Tensor[]",
     f"filtered_probs(Tensor logits, {_FILTER}) -> Tensor",
     f"draft_sample(Tensor logits, {_FILTER}, Tensor? seed, Tensor? position, int column) "
@@ -70,9 +71,10 @@ def _merge(numbers_and_rows: Sequence[Any]) -> list[Any]:
 
 def _verify_real(*args: Any) -> list[Tensor]:
     resume = _to_verification(args[5]) if args[5] else None
-    return _to_list(
-        _verify.run(*args[:5], resume, *args[6:9], *_merge(args[9:23]), *args[23:], None)
-    )
+    router = args[16] if args[15] is None else tuple(args[15])
+    route = (*_merge(args[9:15]), router, args[17])
+    drawn = (*_merge(args[18:26]), *args[26:])
+    return _to_list(_verify.run(*args[:5], resume, *args[6:9], *route, *drawn, None))
 
 
 def _verify_fake(tokens: Tensor, logits: Tensor, rule: str, *rest: Any) -> list[Tensor]:
@@ -136,12 +138,14 @@ _register()
 
 def verify(*args: Any) -> ops.Verification:
     """`ops.verify` with every argument positional; results are copied into `out`, the last one."""
-    head, resume, draft, out = args[:5], args[5], args[6:9], args[20]
-    accept, escalate, draft_threshold, temperature, top_k, top_p, min_p = args[9:16]
+    head, resume, draft, out = args[:5], args[5], args[6:9], args[22]
+    accept, escalate, draft_threshold, router, draft_scores = args[9:14]
+    temperature, top_k, top_p, min_p = args[14:18]
+    routers = (None, router) if isinstance(router, Tensor) else (router, None)
     fields = torch.ops.via_ext.verify(
         *(*head, _to_list(resume), *draft),
-        *(*_pair(accept), *_pair(escalate), *_pair(draft_threshold), *_pair(temperature)),
-        *(*_pair(top_k, int), *_pair(top_p), *_pair(min_p), *args[16:20]),
+        *(*_pair(accept), *_pair(escalate), *_pair(draft_threshold), *routers, draft_scores),
+        *(*_pair(temperature), *_pair(top_k, int), *_pair(top_p), *_pair(min_p), *args[18:22]),
     )
     if out is not None:
         for target, field in zip(_to_list(out), fields, strict=True):

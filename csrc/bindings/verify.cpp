@@ -18,10 +18,10 @@ namespace {
 void verify(py::handle draft_token_ids, py::handle logits, py::handle rule, py::handle parents,
             py::handle num_nodes, py::handle resume, py::handle draft_logits,
             py::handle draft_probs, py::handle draft_to_target, py::handle accept_threshold,
-            py::handle escalate_threshold, py::handle draft_threshold, py::handle temperature,
-            py::handle top_k, py::handle top_p, py::handle min_p, py::handle allowed,
-            py::handle uniform_samples, py::handle seed, py::handle position, py::handle out,
-            int num_threads, py::handle extras) {
+            py::handle escalate_threshold, py::handle draft_threshold, py::handle router,
+            py::handle draft_scores, py::handle temperature, py::handle top_k, py::handle top_p,
+            py::handle min_p, py::handle allowed, py::handle uniform_samples, py::handle seed,
+            py::handle position, py::handle out, int num_threads, py::handle extras) {
   VerifyInputs inputs = read_verify_inputs({draft_token_ids,
                                             logits,
                                             rule,
@@ -34,6 +34,8 @@ void verify(py::handle draft_token_ids, py::handle logits, py::handle rule, py::
                                             accept_threshold,
                                             escalate_threshold,
                                             draft_threshold,
+                                            router,
+                                            draft_scores,
                                             temperature,
                                             top_k,
                                             top_p,
@@ -81,10 +83,10 @@ void bind_verify(py::module_& m) {
   m.def("verify", &verify, py::arg("draft_token_ids"), py::arg("logits"), py::arg("rule"),
         py::arg("parents"), py::arg("num_nodes"), py::arg("resume"), py::arg("draft_logits"),
         py::arg("draft_probs"), py::arg("draft_to_target"), py::arg("accept_threshold"),
-        py::arg("escalate_threshold"), py::arg("draft_threshold"), py::arg("temperature"),
-        py::arg("top_k"), py::arg("top_p"), py::arg("min_p"), py::arg("allowed"),
-        py::arg("uniform_samples"), py::arg("seed"), py::arg("position"), py::arg("out"),
-        py::arg("num_threads"), py::arg("extras") = py::none(),
+        py::arg("escalate_threshold"), py::arg("draft_threshold"), py::arg("router"),
+        py::arg("draft_scores"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"),
+        py::arg("min_p"), py::arg("allowed"), py::arg("uniform_samples"), py::arg("seed"),
+        py::arg("position"), py::arg("out"), py::arg("num_threads"), py::arg("extras") = py::none(),
         "See via_ext.ops.verify. Writes into `out`.");
 }
 

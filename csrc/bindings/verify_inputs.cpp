@@ -95,6 +95,7 @@ VerifyInputs read_verify_inputs(const VerifyArguments& arguments) {
   read_tree(inputs, arguments);
   read_draft(inputs, arguments);
   read_thresholds(inputs, arguments);
+  read_router_arguments(inputs, arguments);
   read_masks_and_coins(inputs, arguments);
   return inputs;
 }

@@ -13,7 +13,7 @@ namespace via::python {
 struct VerifyArguments {
   py::handle draft_token_ids, logits, rule, parents, num_nodes, resume;
   py::handle draft_logits, draft_probs, draft_to_target;
-  py::handle accept_threshold, escalate_threshold, draft_threshold;
+  py::handle accept_threshold, escalate_threshold, draft_threshold, router, draft_scores;
   py::handle temperature, top_k, top_p, min_p, allowed;
   py::handle uniform_samples, seed, position;
 };
@@ -29,9 +29,10 @@ struct VerifyInputs {
   TensorView finish(const Tensor& tensor) const;
 };
 
-// The parts of read_verify_inputs that stand in verify_options.cpp.
+// The parts of read_verify_inputs that stand in verify_options.cpp and verify_router.cpp.
 void read_draft(VerifyInputs& inputs, const VerifyArguments& arguments);
 void read_thresholds(VerifyInputs& inputs, const VerifyArguments& arguments);
+void read_router_arguments(VerifyInputs& inputs, const VerifyArguments& arguments);
 void read_masks_and_coins(VerifyInputs& inputs, const VerifyArguments& arguments);
 
 // `extras` (None, or a tuple): other verifiers' layouts and rules, as VerifyParams has them, in the

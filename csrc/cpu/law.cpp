@@ -93,6 +93,25 @@ void scan_probs(const RowView& row, Law& law) {
   merge_chunks(law);
 }
 
+float second_max(const Law& law) {
+  const std::int64_t argmax = law.stats.argmax, owner = argmax / kChunk;
+  float second = kNegInf;
+  for (std::int64_t c = 0; c < num_chunks(law.row.size); ++c) {
+    if (c != owner) second = std::max(second, law.chunks[c].max);
+  }
+  float maxima[kBlocksPerChunk];
+  kernels().block_max(law.row, owner, maxima);
+  for (std::int64_t block = 0; block < kBlocksPerChunk; ++block) {
+    if (block != argmax % kChunk / kBlock) second = std::max(second, maxima[block]);
+  }
+  const std::int64_t begin = argmax / kBlock * kBlock;
+  const std::int64_t end = std::min(begin + kBlock, law.row.size);
+  for (std::int64_t id = begin; id < end; ++id) {
+    if (id != argmax) second = std::max(second, logit_at(law.row, id));
+  }
+  return second;
+}
+
 void apply_filters(const Filters& filters, Law& law) {
   law.cut = select_cut(law, filters);
   if (law.cut.keeps_all()) return;

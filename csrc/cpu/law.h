@@ -41,6 +41,10 @@ void scan_softmax(const RowView& row, float temperature, Law& law);
 // The same of a row of probabilities, used as they stand. Reads the row once.
 void scan_probs(const RowView& row, Law& law);
 
+// The second largest logit of a scanned row with a finite maximum; equal to the maximum where two
+// tokens share it, -inf where no other token has mass. Reads the maximum's chunk again.
+float second_max(const Law& law);
+
 // Applies top-k, top-p and min-p to a scanned law with a finite maximum.
 void apply_filters(const Filters& filters, Law& law);
 

@@ -16,12 +16,15 @@ Request::Request(const VerifyParams& params, int batch_idx)
          read_param(params.escalate_threshold, batch_idx),
          read_param(params.draft_threshold, batch_idx), params.use_draft_threshold};
   read_tree();
-  is_refused =
-      !filters_are_valid(filters) || (params.rule == Rule::kRoute && !thresholds_are_valid(tau));
+  const bool is_route = params.rule == Rule::kRoute;
+  if (is_route && params.use_router) router = read_router(params.router, batch_idx);
+  const bool decides = router.is_given() ? router.holds_numbers() : thresholds_are_valid(tau);
+  is_refused = !filters_are_valid(filters) || (is_route && !decides);
   if (is_refused) {
     status |= kStatusParameter;
     filters = {};
     tau = {};
+    router = {};
   }
 }
 
@@ -62,6 +65,19 @@ int Request::next_child(int row_idx, int after) const {
 bool Request::is_live_child(int node_idx, int parent) const {
   return node_idx >= 0 && node_idx < num_nodes_ && live_.has(node_idx) &&
          parent_[node_idx] == parent;
+}
+
+int Request::child_depth(int row_idx) const {
+  int depth = 1;
+  for (int node = row_idx - 1; node >= 0; node = parent_[node]) ++depth;
+  return depth;
+}
+
+const float* Request::draft_scores(int node_idx) const {
+  const TensorView& scores = params_.draft_scores;
+  if (scores.data == nullptr) return nullptr;
+  return static_cast<const float*>(scores.data) + batch_idx_ * scores.stride[0] +
+         node_idx * scores.stride[1];
 }
 
 RowView Request::logits_row(int row_idx) const {

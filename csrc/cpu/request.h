@@ -7,6 +7,7 @@
 #include "core/filters.h"
 #include "core/philox.h"
 #include "core/route.h"
+#include "core/router.h"
 #include "core/tree.h"
 #include "cpu/draft.h"
 #include "cpu/kernels.h"
@@ -23,6 +24,8 @@ class Request {
   int next_child(int row_idx, int after) const;
   bool has_child(int row_idx) const { return next_child(row_idx, -1) >= 0; }
   bool is_live_child(int node_idx, int parent) const;
+  // Depth of the row's children; those of the root have 1.
+  int child_depth(int row_idx) const;
   std::int64_t token(int node_idx) const { return token_[node_idx]; }
   int num_nodes() const { return num_nodes_; }
   // Goes on without any node.
@@ -32,6 +35,12 @@ class Request {
   RowView logits_row(int row_idx) const;
   bool has_draft() const { return params_.draft_probs.data != nullptr; }
   void open_draft(int node_idx, DraftLaw& draft) const;
+  // The drafter's two numbers for a node, or null.
+  const float* draft_scores(int node_idx) const;
+  // False if a leaf escalates whatever its row holds.
+  bool may_give_bonus() const {
+    return router.is_given() ? router.may_give_bonus() : bonus_is_allowed(tau);
+  }
 
   // Acceptance coin of a column; the uniform of the final draw.
   float coin(int column) const { return uniform(column, kPurposeCoin); }
@@ -39,6 +48,7 @@ class Request {
 
   Filters filters;
   RouteThresholds tau;
+  RowRouter router;  // decides in place of tau if given
   std::int32_t status = 0;
   bool is_refused = false;  // a parameter is out of range: greedy, nothing accepted
 

@@ -47,6 +47,8 @@ class Walk {
   bool step_route();
   bool stops_at_leaf() const;
   RouteCandidate score_children(int row_idx);
+  RowFeatures features_of_row() const;
+  Tier tier_of_node(int node_idx, float ratio, const RowFeatures& row, int depth);
   void score_other_rows();
   double draft_probability_of(int node_idx);
 

@@ -38,7 +38,7 @@ VIA_DEVICE bool is_row_needed(const VerifyArgs& args, int batch_idx, int row_idx
       i < p.num_nodes && node_parent(p, batch_idx, i) == row_idx - 1 && has_token(p, batch_idx, i);
   if (__syncthreads_or(is_child) != 0) return true;
   const bool may_be_reached = row_idx == 0 || has_token(p, batch_idx, row_idx - 1);
-  return bonus_is_allowed(params.tau) && may_be_reached && (row_idx == 0 || args.plan.reads_leaves);
+  return params.may_give_bonus() && may_be_reached && (row_idx == 0 || args.plan.reads_leaves);
 }
 
 // Whether there is anything to read for a static item.
@@ -174,6 +174,11 @@ VIA_DEVICE_CALL void complete_item(const VerifyArgs& args, VerifyShared& shared)
   if (work.kind == ItemKind::kTarget) {
     record = merge_chunks(records, args.plan.chunks, scale, shared.draw.scratch);
     filters = args.p.rule != Rule::kRoute;
+    if (params.router.is_given()) {
+      record.features =
+          find_features(target_row(args.p, work.batch_idx, work.slot), record, records,
+                        args.plan.chunks, params, reinterpret_cast<float*>(shared.draw.scratch));
+    }
   }
   const bool can_filter =
       params.needs_filter(args.p.vocab_size) && record.max > kNegInf && record.max < kPosInf;

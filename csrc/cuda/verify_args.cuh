@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "core/filters.h"
+#include "core/router.h"
 #include "device/prim.cuh"
 #include "device/reduce.cuh"
 #include "via/verify.h"
@@ -44,9 +45,12 @@ enum RowFlag : std::uint32_t {
 
 // One row: slots 0..N are the verifier's rows, slot N + 1 + i the draft distribution of node i.
 struct RowRecord {
-  double sum;          // of the kept weights, relative to 2^(max * scale)
-  double probability;  // draft rows with logits or a map: of the node's token
-  double residual;     // draft rows: mass left after the node's rejection
+  double sum;  // of the kept weights, relative to 2^(max * scale)
+  union {
+    double probability;    // draft rows with logits or a map: of the node's token
+    RowFeatures features;  // verifier rows of requests with a router
+  };
+  double residual;  // draft rows: mass left after the node's rejection
   float max;
   std::int32_t argmax;
   FilterCut cut;

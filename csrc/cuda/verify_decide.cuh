@@ -138,10 +138,8 @@ VIA_DEVICE void write_ratios(const VerifyArgs& args, int batch_idx, const Verify
     tier = args.resume.tiers[at];
   } else if (args.p.rule == Rule::kRoute && i < shared.request.num_nodes &&
              shared.request.is_live[i]) {
-    const RouteThresholds& tau = shared.request.params.tau;
     ratio = static_cast<float>(shared.walk.ratio[i]);
-    tier = static_cast<std::uint8_t>(
-        route_tier(ratio, tau.use_draft ? shared.walk.drafted[i] : 0.0, tau));
+    tier = static_cast<std::uint8_t>(node_tier(shared.request, shared.walk, i));
   }
   out.ratios[at] = ratio;
   out.tiers[at] = tier;
@@ -223,6 +221,9 @@ VIA_DEVICE_CALL void decide(const VerifyArgs& args, int batch_idx, VerifyShared&
     return;
   }
   gather_nodes(args, batch_idx, shared.request, shared.walk);
+  if (shared.request.params.router.is_given()) {
+    gather_tiers(args.p, batch_idx, shared.request, shared.walk);
+  }
   if (threadIdx.x == 0) {
     walk_tree(args, batch_idx, shared.request, shared.walk, shared.rejected);
   }

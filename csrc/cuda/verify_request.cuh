@@ -10,6 +10,7 @@
 
 #include "core/philox.h"
 #include "core/route.h"
+#include "core/router.h"
 #include "core/tree.h"
 #include "cuda/verify_row.cuh"
 
@@ -18,9 +19,14 @@ namespace via::cuda {
 struct RequestParams {
   Filters filters;
   RouteThresholds tau;
+  RowRouter router;  // decides in place of tau if given
   bool is_refused;
   bool holds_probs;  // rows are probabilities, not logits
 
+  // False if a leaf escalates whatever its row holds.
+  VIA_DEVICE bool may_give_bonus() const {
+    return router.is_given() ? router.may_give_bonus() : bonus_is_allowed(tau);
+  }
   VIA_DEVICE bool is_greedy() const { return !(filters.temperature > 0.0f); }
   // The scale of the verifier's rows: temperature 1 when decoding greedily.
   VIA_DEVICE float scale() const {
@@ -41,11 +47,16 @@ VIA_DEVICE RequestParams read_request_params(const VerifyParams& p, int batch_id
   params.tau = {read_param(p.accept_threshold, batch_idx),
                 read_param(p.escalate_threshold, batch_idx),
                 read_param(p.draft_threshold, batch_idx), p.use_draft_threshold};
-  params.is_refused = !filters_are_valid(params.filters) ||
-                      (p.rule == Rule::kRoute && !thresholds_are_valid(params.tau));
+  const bool is_route = p.rule == Rule::kRoute;
+  params.router = {};
+  if (is_route && p.use_router) params.router = read_router(p.router, batch_idx);
+  const bool decides =
+      params.router.is_given() ? params.router.holds_numbers() : thresholds_are_valid(params.tau);
+  params.is_refused = !filters_are_valid(params.filters) || (is_route && !decides);
   if (params.is_refused) {
     params.filters = {};
     params.tau = {};
+    params.router = {};
   }
   params.holds_probs = p.logits_are_probs;
   return params;

@@ -13,6 +13,7 @@
 #include "core/accept.h"
 #include "core/residual.h"
 #include "cuda/verify_residual.cuh"
+#include "cuda/verify_router.cuh"
 
 namespace via::cuda {
 
@@ -37,6 +38,8 @@ struct WalkState {
   double residual[kRows];     // after node i's rejection
   unsigned draft_flags[kRows];
   float coin[kRows];
+  std::uint8_t routed[kRows];  // with a router: tier of node i
+  std::uint8_t bonus[kRows];   // with a router: row i may give its bonus token
   std::int16_t path[kRows];
   int num_accepted;
   int row_idx;
@@ -95,6 +98,32 @@ VIA_DEVICE_CALL void gather_nodes(const VerifyArgs& args, int batch_idx, const R
     }
   }
   __syncthreads();
+}
+
+// With a router: tiers of the nodes and bonus tokens of the rows, as far as rows have been scanned.
+VIA_DEVICE_CALL void gather_tiers(const VerifyParams& p, int batch_idx, const Request& request,
+                                  WalkState& walk) {
+  const int i = static_cast<int>(threadIdx.x);
+  if (i <= request.num_nodes && (walk.row[i].flags & kRowScanned) != 0) {
+    walk.bonus[i] = bonus_by_router(p, request, i, walk.row[i]);
+  }
+  if (i < request.num_nodes && request.is_live[i]) {
+    const RowRecord& row = walk.row[row_of_node(request.parent[i])];
+    walk.routed[i] = kTierNone;
+    if ((row.flags & kRowScanned) != 0) {
+      walk.routed[i] = tier_by_router(p, batch_idx, request, i, row, walk.logit[i],
+                                      static_cast<float>(walk.ratio[i]));
+    }
+  }
+  __syncthreads();
+}
+
+// Tier of a live node.
+VIA_DEVICE Tier node_tier(const Request& request, const WalkState& walk, int node) {
+  const RouteThresholds& tau = request.params.tau;
+  if (request.params.router.is_given()) return static_cast<Tier>(walk.routed[node]);
+  return route_tier(static_cast<float>(walk.ratio[node]), tau.use_draft ? walk.drafted[node] : 0.0,
+                    tau);
 }
 
 // Where the walk starts: at the root, or where the call that is resumed stopped. A path that is
@@ -220,9 +249,9 @@ VIA_DEVICE bool step_route(const Request& request, WalkState& walk) {
   }
   Tier tier = kTierRegenerate;  // a leaf gives the bonus token
   if (best.node_idx >= 0) {
-    tier = route_tier(static_cast<float>(best.ratio),
-                      request.params.tau.use_draft ? walk.drafted[best.node_idx] : 0.0,
-                      request.params.tau);
+    tier = node_tier(request, walk, best.node_idx);
+  } else if (request.params.router.is_given() && walk.bonus[walk.row_idx] == 0) {
+    tier = kTierEscalate;
   }
   if (tier == kTierAccept) {
     accept_node(walk, best.node_idx);
@@ -246,7 +275,7 @@ VIA_DEVICE_CALL void walk_tree(const VerifyArgs& args, int batch_idx, Request& r
   bool is_walking = true;
   while (is_walking) {
     const bool is_leaf = first_child(request, walk.row_idx) < 0;
-    if (is_route && is_leaf && !bonus_is_allowed(request.params.tau)) {
+    if (is_route && is_leaf && !request.params.may_give_bonus()) {
       end_walk(walk, Outcome::kEscalate);
       return;
     }

@@ -11,6 +11,7 @@
 #include "core/philox.h"
 #include "core/residual.h"
 #include "core/route.h"
+#include "core/router.h"
 #include "core/softmax.h"
 #include "golden.cuh"
 
@@ -82,8 +83,9 @@ __global__ void exp2_kernel(float* weights /* [1024, 4] */, float* powers /* [10
   }
 }
 
-// Decisions: tier, acceptance, one-hot walk over four children, nucleus, cut, clamped uniform.
-inline constexpr int kRuleCount = 4096, kRuleWords = 12;
+// Decisions: tier, acceptance, one-hot walk over four children, nucleus, cut, clamped uniform, the
+// router's features and tier.
+inline constexpr int kRuleCount = 4096, kRuleWords = 15;
 __global__ void rules_kernel(std::uint32_t* out /* [4096, kRuleWords] */) {
   const std::uint32_t i = global_index();
   std::uint32_t* row = out + i * kRuleWords;
@@ -120,6 +122,19 @@ __global__ void rules_kernel(std::uint32_t* out /* [4096, kRuleWords] */) {
     if (cdf.step(id, static_cast<double>(sample_uniform(i + 31 * id)))) drawn = id;
   }
   row[11] = drawn;
+  RouterParam router;
+  for (std::uint32_t k = 0; k < kRouterSize; ++k) {
+    router.values[k] = sample_uniform(i + 57 * k) - 0.5f;
+  }
+  const float temperature = p + 0.01f, scores[2] = {a, b};
+  const RowFeatures features = row_features(b, a, -static_cast<double>(q), temperature);
+  const float ratio_log = log_ratio(a, i % 3, b, i % 2, temperature);
+  const RowRouter packed = read_router(router, 0);
+  row[12] = float_bits(features.margin);
+  row[13] = float_bits(ratio_log);
+  row[14] = static_cast<std::uint32_t>(routed_tier(
+      packed, uniform, node_features(ratio_log, features, scores, static_cast<int>(i % 9), false)));
+  row[14] |= packed.holds_numbers() ? 8u : 0u;
 }
 
 // Values through exp, log and exp2 in float64.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // verify's kernel against verify_cpu: small random trees, every rule, two dtypes, filters, masks,
-// residuals, reduced draft vocabularies and resumed calls by chance; then final draws after all
-// drafts were rejected, which chance hardly brings. Decisions must be equal, ratios and
+// residuals, reduced draft vocabularies, routers and resumed calls by chance; then final draws
+// after all drafts were rejected, which chance hardly brings. Decisions must be equal, ratios and
 // log-probabilities close, and the work space must be zero again. Arguments: number of cases, seed.
 
 #include <algorithm>
@@ -40,6 +40,7 @@ struct Case {
   void reject_all();
   void draw_filters();
   void draw_drafts();
+  void draw_router();
   // As bfloat16, by dropping bits.
   void narrow_logits();
 
@@ -60,6 +61,8 @@ struct Case {
   DeviceBuffer<std::int64_t> tokens{static_cast<std::size_t>(batch) * nodes + 1};
   DeviceBuffer<std::int64_t> parents{static_cast<std::size_t>(batch) * nodes + 1};
   DeviceBuffer<float> drafts{static_cast<std::size_t>(batch) * nodes * draft_vocab + 1};
+  DeviceBuffer<float> router{static_cast<std::size_t>(batch) * kRouterSize};
+  DeviceBuffer<float> scores{static_cast<std::size_t>(rows) * 2};
   DeviceBuffer<std::int32_t> map{static_cast<std::size_t>(draft_vocab)};
   DeviceBuffer<std::int32_t> allowed{static_cast<std::size_t>(rows) * words, -1};
 };
@@ -82,6 +85,7 @@ Case::Case(Kind kind) : kind(kind) {
   p.logits = {logits.data(), DType::kFloat32, {std::int64_t{nodes + 1} * vocab, vocab}};
   if (below(2) != 0) narrow_logits();
   if (kind == Kind::kAny ? below(2) != 0 : kind == Kind::kResidual) draw_drafts();
+  if (p.rule == Rule::kRoute && below(2) != 0) draw_router();
   if (below(3) == 0 && kind != Kind::kNothingLeft) {
     for (std::int32_t& word : allowed) word &= ~(1 << below(31));
     p.allowed = {allowed.data(), DType::kInt32, {std::int64_t{nodes + 1} * words, words}};
@@ -162,6 +166,26 @@ void Case::draw_drafts() {
     map[column] = static_cast<std::int32_t>(tokens[i]);
     drafts[static_cast<std::size_t>(i) * columns + column] = p.draft_probs_are_logits ? 9.0f : 0.1f;
   }
+}
+
+// One for each request in memory or one for all by value, with and without the drafter's scores.
+void Case::draw_router() {
+  for (float& number : router) number = 2.0f * uniform() - 1.0f;
+  for (int b = 0; b < batch; ++b) {
+    float* const limits = router.data() + b * kRouterSize + 3 * kRouterWeights;
+    for (int m = 0; m < 3; ++m) limits[m] *= below(6) != 0 ? 6.0f : kPosInf;
+  }
+  p.use_router = true;
+  p.router.data = router.data();
+  p.router.stride = kRouterSize;
+  if (below(2) != 0) {
+    std::copy(router.begin(), router.begin() + kRouterSize, p.router.values);
+    p.router.data = nullptr;
+  }
+  if (below(8) == 0) router[kRouterSize - 5] = kPosInf;
+  if (below(3) == 0) return;
+  for (float& score : scores) score = 40.0f * uniform() - 25.0f;
+  p.draft_scores = {scores.data(), DType::kFloat32, {std::int64_t{nodes} * 2, 2}};
 }
 
 void check_case(int number, Kind kind, Checker& checker) {

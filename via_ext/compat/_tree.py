@@ -12,7 +12,7 @@ from torch import Tensor
 
 from via_ext.compat._common import MAX_NODES, Arguments
 from via_ext.compat._links import NodeOrder, order_nodes
-from via_ext.ops._verify import Verification
+from via_ext.ops._verification import Verification
 
 
 class Tree(NamedTuple):

@@ -11,6 +11,7 @@ from via_ext import ops
 from via_ext.config import ViaConfig
 from via_ext.drafters.levels import tree_levels, tree_parents
 from via_ext.drafters.protocol import DraftTokens
+from via_ext.drafters.scores import ChainStop, Scoring, draft_scores
 from via_ext.drafters.vocabulary import DraftVocabulary
 from via_ext.engines.draft import Draft, make_block
 from via_ext.engines.torch import feed
@@ -26,7 +27,13 @@ class PassDrafter:
     with it (`probs`); greedy chains are one-hot. A tree takes the most likely children of every
     node and is one-hot: exact for any tree. Draws come from the drafter's own random stream.
 
+    With a rule of `set_scoring` a chain stops early; a row that has stopped runs no further pass.
+    Its distributions are returned as before: see `ChainStop` for why that stays lossless.
+
     Subclasses set `_pass` and `_vocabulary` before the first `propose`, and have an arena.
+
+    Attributes:
+        passes: forward passes of the last proposal, per row.
     """
 
     _pass: LayerPass
@@ -43,6 +50,12 @@ class PassDrafter:
         self._tokens: list[list[int]] = []
         self._cached: list[int] = []
         self._drafted: list[list[int]] = []
+        self._scoring = Scoring()
+        self.passes: list[int] = []
+
+    def set_scoring(self, scoring: Scoring) -> None:
+        """Takes what the next runs want besides tokens."""
+        self._scoring = scoring
 
     @property
     def _arena(self) -> KVArena:
@@ -106,32 +119,49 @@ class PassDrafter:
     def _chain(
         self, tree: Tree, logits: torch.Tensor, seed: torch.Tensor, position: torch.Tensor
     ) -> DraftTokens:
-        rows = list(range(len(self._tokens)))
+        batch = len(self._tokens)
         starts = [len(tokens) for tokens in self._tokens]
         sampling = self._filters["temperature"] > 0.0
+        stop = ChainStop(self._scoring, batch)
+        wants_scores = self._scoring.scores or stop.needs_scores
         columns: list[torch.Tensor] = []
         probs: list[torch.Tensor] = []
+        scores: list[torch.Tensor] = []
         for column in range(tree.num_nodes):
+            rows = stop.live
             if column > 0:
-                block = chain_block(rows, [start + column - 1 for start in starts], 1)
-                ids = self._vocabulary.input_ids(columns[-1])[:, None]
+                block = chain_block(rows, [starts[row] + column - 1 for row in rows], 1)
+                ids = self._vocabulary.input_ids(columns[-1][rows])[:, None]
                 step_logits = self._pass(self._arena, block, token_ids=ids, num_logits=1)
                 assert step_logits is not None
                 logits = step_logits[:, 0]
             if sampling:
+                keys = (seed, position) if len(rows) == batch else (seed[rows], position[rows])
                 token_ids, row_probs = ops.draft_sample(
-                    logits, seed=seed, position=position, column=column, **self._filters
+                    logits, seed=keys[0], position=keys[1], column=column, **self._filters
                 )
-                probs.append(row_probs)
+                probs.append(_spread(row_probs, rows, batch, 0.0))
             else:
                 token_ids = logits.argmax(-1)
-            columns.append(self._vocabulary.target_ids(token_ids))
+            columns.append(_spread(self._vocabulary.target_ids(token_ids), rows, batch, -1))
+            found = draft_scores(logits, token_ids[:, None])[:, 0] if wants_scores else None
+            if found is not None:
+                scores.append(_spread(found, rows, batch, 0.0))
+            stop.add(found)
+            if not stop.live:
+                break
         token_ids = torch.stack(columns, 1)
-        self._drafted = token_ids[:, :-1].tolist()
-        if not sampling:
-            return DraftTokens(token_ids)
-        draft_to_target = self._vocabulary.draft_to_target
-        return DraftTokens(token_ids, None, None, torch.stack(probs, 1), draft_to_target)
+        self.passes = stop.counts
+        drafted = zip(token_ids.tolist(), stop.counts, strict=True)
+        self._drafted = [ids[: count - 1] for ids, count in drafted]
+        cut = min(stop.counts) < len(columns)
+        return DraftTokens(
+            token_ids,
+            num_nodes=torch.tensor(stop.counts, device=token_ids.device) if cut else None,
+            probs=torch.stack(probs, 1) if sampling else None,
+            draft_to_target=self._vocabulary.draft_to_target if sampling else None,
+            scores=torch.stack(scores, 1) if self._scoring.scores else None,
+        )
 
     def _tree(self, tree: Tree, logits: torch.Tensor) -> DraftTokens:
         """Level by level; every level runs the tree so far again, in one pass.
@@ -145,7 +175,10 @@ class PassDrafter:
         starts = [len(tokens) for tokens in self._tokens]
         rows = list(range(batch))
         level_logits = logits[:, None]
-        for level in tree_levels(tree):
+        levels = tree_levels(tree)
+        self.passes = [len(levels)] * batch
+        scores = torch.zeros(batch, tree.num_nodes, 2, device=logits.device)
+        for level in levels:
             if level.known:
                 known = [self._vocabulary.inputs(ids) for ids in token_ids[:, level.known].tolist()]
                 drafts = [Draft(tokens, level.shape, None) for tokens in known]
@@ -156,11 +189,16 @@ class PassDrafter:
                 assert found is not None
                 level_logits = found
             count = min(level.max_children, level_logits.shape[-1])
-            best = self._vocabulary.target_ids(level_logits.topk(count, -1).indices)
+            top = level_logits.topk(count, -1).indices
+            best = self._vocabulary.target_ids(top)
+            found = draft_scores(level_logits, top) if self._scoring.scores else None
             for parent, children in level.children:
                 token_ids[:, children[:count]] = best[:, parent, : len(children)]
+                if found is not None:
+                    scores[:, children[:count]] = found[:, parent, : len(children)]
         self._drafted = [[] for _ in rows]
-        return DraftTokens(token_ids, tree_parents(tree))
+        parents = tree_parents(tree)
+        return DraftTokens(token_ids, parents, scores=scores if self._scoring.scores else None)
 
     def commit(
         self,
@@ -189,3 +227,12 @@ class PassDrafter:
                 del self._tokens[row][length:]
                 self._drafted[row] = []
                 self._cached[row] = min(self._cached[row], length - 1)
+
+
+def _spread(values: torch.Tensor, rows: list[int], batch: int, fill: float) -> torch.Tensor:
+    """Values of some rows among those of the batch; `fill` for the others."""
+    if len(rows) == batch:
+        return values
+    result = values.new_full((batch, *values.shape[1:]), fill)
+    result[rows] = values
+    return result

@@ -12,7 +12,7 @@ from via_ext.drafters.base import PassDrafter
 from via_ext.drafters.vocabulary import DraftVocabulary, check_tokenizers
 from via_ext.models.arena import KVArena
 from via_ext.models.families import check_supported
-from via_ext.models.passes import LayerPass
+from via_ext.models.passes import LayerPass, chain_block
 from via_ext.models.view import KeptLayer
 from via_ext.route import SlimRoute
 from via_ext.tree import Tree
@@ -82,6 +82,11 @@ class ModelDrafter(PassDrafter):
         return self._own_arena
 
     @property
+    def model(self) -> Any:
+        """The model that drafts."""
+        return self._model
+
+    @property
     def forward_seconds(self) -> float:
         """Seconds inside the model's own forward passes so far."""
         return self._pass.seconds
@@ -117,3 +122,25 @@ class ModelDrafter(PassDrafter):
         if self._own_arena is None or self._own_arena.keys[0].shape[0] != rows:
             capacity = max(map(len, self._tokens)) + _FIRST_CAPACITY
             self._own_arena = KVArena(self._model, rows, capacity)
+
+    @torch.inference_mode()
+    def score(self, token_ids: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What this drafter would draft greedily after the last tokens of a text.
+
+        Args:
+            token_ids: [T] int64, target ids.
+            count: trailing tokens to draft after, at most T.
+
+        Returns:
+            The first choices after each, [count] int64 target ids, and their scores
+            [count, 2] float32 as in `DraftTokens.scores`; on the CPU.
+        """
+        ids = torch.tensor([self._vocabulary.inputs(token_ids.tolist())])
+        arena = KVArena(self._model, 1, ids.shape[1])
+        block = chain_block([0], [0], ids.shape[1])
+        logits = self._pass(arena, block, token_ids=ids, num_logits=count)
+        assert logits is not None
+        top = logits[0].float().topk(2, -1).values
+        log_draft = top[:, 0] - logits[0].float().logsumexp(-1)
+        first = self._vocabulary.target_ids(logits[0].argmax(-1))
+        return first.cpu(), torch.stack([log_draft, top[:, 0] - top[:, 1]], 1).cpu()

@@ -20,10 +20,15 @@ class DraftTokens(NamedTuple):
         probs: [B, N, V] float32, the distribution each node was drawn from; None = one-hot.
             Legal only if each token was drawn from its row given the tokens before it, and whether
             a node exists depends on nothing but its ancestors and earlier siblings. Top-k children
-            and drafts cut by confidence return None, which is exact for any proposal.
+            and drafts cut by the confidence in the node itself return None, which is exact for any
+            proposal; a chain that ends behind a doubtful node, which stays, may return them.
         draft_to_target: [V_draft] int64, the target id of each column of `probs`, which then has
             V_draft columns (a reduced drafter vocabulary); all in the target's vocabulary, two
             columns of one id add up. None = target ids. `token_ids` are target ids always.
+        scores: [B, N, 2] float32, ln p(token) and ln of the largest over the second largest p of
+            the row each node came from, at temperature 1; None = not given. A calibrated decoder
+            asks for them with `set_scoring(scoring)` (`via_ext.drafters.scores.Scoring`), where a
+            drafter has such a method.
     """
 
     token_ids: torch.Tensor
@@ -31,6 +36,7 @@ class DraftTokens(NamedTuple):
     num_nodes: torch.Tensor | None = None
     probs: torch.Tensor | None = None
     draft_to_target: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
 
 
 @runtime_checkable

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from via_ext.config import ViaConfig
+from via_ext.engines.auto_tier import TierSwitch
+from via_ext.engines.calibrated import Calibrated
 from via_ext.engines.device_passes import DeviceEngine
 from via_ext.engines.device_session import DeviceSession
 from via_ext.engines.hooks import RowHooks
@@ -58,6 +60,8 @@ def open_session(
     eos_token_ids: tuple[int, ...],
     decode: Callable[[list[int]], str] | None,
     hooks: list[RowHooks] | None,
+    calibrated: Calibrated | None = None,
+    switch: TierSwitch | None = None,
 ) -> AnySession:
     """Starts a run.
 
@@ -71,7 +75,10 @@ def open_session(
         eos_token_ids: as there.
         decode: as there.
         hooks: as there; on CUDA without logits processors.
+        calibrated: as there; not on CUDA.
+        switch: as there; not on CUDA.
     """
+    shared = (drafter, config, prompts, seed, eos_token_ids, decode, hooks)
     if device is None:
-        return Session(engine, drafter, config, prompts, seed, eos_token_ids, decode, hooks)
-    return DeviceSession(device, drafter, config, prompts, seed, eos_token_ids, decode, hooks)
+        return Session(engine, *shared, calibrated, switch)
+    return DeviceSession(device, *shared)

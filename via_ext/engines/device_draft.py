@@ -11,7 +11,7 @@ from via_ext.drafters import Drafter
 from via_ext.drafters.device import DeviceDrafter
 from via_ext.engines.device_state import DeviceState
 from via_ext.engines.device_verify import DeviceVerify
-from via_ext.engines.draft import split_drafts, tell_drafter
+from via_ext.engines.draft import count_passes, split_drafts, tell_drafter
 from via_ext.engines.graphs import GraphRunner
 from via_ext.engines.mirror import Mirror
 from via_ext.models.arena import KVArena
@@ -30,6 +30,10 @@ class NoProposer:
     def __init__(self, state: DeviceState) -> None:
         """Proposes no node, ever."""
         state.draft_counts.zero_()
+
+    def passes(self, steps: int) -> int:
+        """The drafter's forward passes in a run of so many steps, all requests counted."""
+        return 0
 
     def prefill(self, mirror: Mirror) -> None:
         """Does nothing."""
@@ -50,6 +54,10 @@ class DeviceProposer:
         self._offsets = torch.arange(state.tree.num_nodes + 1, device=state.keys.device)
         verify.draft_probs = drafter.probs
         verify.draft_to_target = drafter.draft_to_target
+
+    def passes(self, steps: int) -> int:
+        """As many in every step as the tree has levels."""
+        return steps * self._state.tree.max_depth
 
     def prefill(self, mirror: Mirror) -> None:
         """Gives the drafter the prompts."""
@@ -82,6 +90,11 @@ class HostProposer:
         self._verify = verify
         self._probs: torch.Tensor | None = None
         self._map: torch.Tensor | None = None
+        self._passes = 0
+
+    def passes(self, steps: int) -> int:
+        """What the drafter counted."""
+        return self._passes
 
     def prefill(self, mirror: Mirror) -> None:
         """Hands the prompts to the drafter."""
@@ -92,6 +105,7 @@ class HostProposer:
         self._drafter.prefill(ids.to(device), mask.to(device))
         self._lengths = [len(tokens) for tokens in prompts]
         self._first = True
+        self._passes = 0
 
     def propose(self, runner: GraphRunner) -> None:
         """Commits what the last step emitted and copies the next drafts to the device."""
@@ -108,6 +122,7 @@ class HostProposer:
             return
         proposal = self._drafter.propose(state.tree, state.keys, state.steps)
         drafts = split_drafts(proposal, state.tree, limits, state.tree.num_nodes)
+        self._passes += count_passes(self._drafter, state.tree, limits)
         for row, draft in enumerate(drafts):
             count = len(draft.tokens)
             state.draft_counts[row] = count

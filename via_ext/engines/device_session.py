@@ -131,6 +131,7 @@ class DeviceSession:
         self._mirror = Mirror(self._state, stop, len(prompts))
         self._watches = bool(config.stop_strings) or hooks is not None
         self._waiting = self._done = False
+        self._resumed = 0
         self.seconds = self.forward_seconds = 0.0
         self._passes.prefill(prompts)
         self._proposer.prefill(self._mirror)
@@ -145,7 +146,10 @@ class DeviceSession:
     def recorder(self) -> StatsRecorder:
         """Statistics of the run so far; waits for the device."""
         self._settle()
-        return self._mirror.recorder()
+        recorder = self._mirror.recorder()
+        recorder.resumed_passes = self._resumed
+        recorder.draft_passes = self._proposer.passes(recorder.steps)
+        return recorder
 
     @property
     def status(self) -> list[int]:
@@ -184,6 +188,7 @@ class DeviceSession:
         self._send()
         words = self._settle()
         leads = [row[_LEAD] for row in words if row[_FULL]]
+        self._resumed += sum(row[_FULL] and not row[_PREFIX] for row in words)
         if leads:
             width = self._stages.tail_width(max(leads))
             prefix = any(row[_PREFIX] for row in words)

@@ -21,12 +21,14 @@ class Draft(NamedTuple):
         tree: shape; a chain or a tree in which parents come first.
         probs: [1, N, V] the distribution each node was drawn from, None = one-hot.
         draft_to_target: [V_draft] ids of the columns of `probs`, None = all V.
+        scores: [1, N, 2] as in `DraftTokens`, None = not given.
     """
 
     tokens: list[int]
     tree: Tree
     probs: torch.Tensor | None
     draft_to_target: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
 
     @property
     def parents(self) -> torch.Tensor | None:
@@ -83,6 +85,11 @@ def split_drafts(
             f"drafter: probs must have shape [{batch}, {width}, V], "
             f"got {list(proposal.probs.shape)}"
         )
+    if proposal.scores is not None and proposal.scores.shape != (batch, width, 2):
+        raise ValueError(
+            f"drafter: scores must have shape [{batch}, {width}, 2], "
+            f"got {list(proposal.scores.shape)}"
+        )
     id_map = None if proposal.probs is None else proposal.draft_to_target
     if id_map is not None and proposal.probs is not None:
         columns = proposal.probs.shape[2:]
@@ -100,7 +107,8 @@ def split_drafts(
         while count > 0 and shape.depths[count - 1] > depth_limits[row]:
             count -= 1
         probs = None if proposal.probs is None else proposal.probs[row : row + 1, :count]
-        drafts.append(Draft(tokens[:count], _subtree(shape, count), probs, id_map))
+        scores = None if proposal.scores is None else proposal.scores[row : row + 1, :count]
+        drafts.append(Draft(tokens[:count], _subtree(shape, count), probs, id_map, scores))
     return drafts
 
 
@@ -160,6 +168,21 @@ def _tree_layout(
             depths[index, first:last] = torch.tensor(tree.depths) + (first - 1)
             ancestors[index, first:last, first:last] = _ancestor_matrix(tree)
     return depths, ancestors
+
+
+def count_passes(drafter: Drafter, tree: Tree, depth_limits: list[int]) -> int:
+    """Forward passes of a drafter's last proposal that its rows needed, 0 if it does not say.
+
+    Args:
+        drafter: may have `passes`, per row.
+        tree: the shape that was asked for.
+        depth_limits: as of `split_drafts`; a row of limit 0 needed nothing, a chain no more passes
+            than its limit: what the batch ran them for is other rows' longer drafts.
+    """
+    passes: list[int] = getattr(drafter, "passes", [])
+    if tree.is_chain:
+        return sum(min(count, max(0, n)) for count, n in zip(passes, depth_limits, strict=False))
+    return sum(count for count, limit in zip(passes, depth_limits, strict=False) if limit > 0)
 
 
 def tell_drafter(

@@ -103,9 +103,12 @@ class FullJudge:
             logits = logits[:, request.backlog :]
         elif walk is not None:
             self._overshoot_of_path(draft, walk, logits)
-        resume = None if walk is None else walk.verification
         accepted = 0 if walk is None else len(walk.path)
-        result = self._calls.draft(request, draft, logits, self._policy.full_rule, resume)
+        if self._policy.full_rule == "route":
+            result = self._calls.full_ratio(request, draft, logits, walk)
+        else:
+            resume = None if walk is None else walk.verification
+            result = self._calls.draft(request, draft, logits, self._policy.full_rule, resume)
         path = path_of(result)
         tokens = [draft.tokens[node] for node in path] + [int(result.next_token[0])]
         tiers = [TIER_ACCEPTED] * accepted + [TIER_FULL] * (len(tokens) - accepted)

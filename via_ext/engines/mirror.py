@@ -72,7 +72,10 @@ class Mirror:
         return all(request.finished for request in self.requests)
 
     def recorder(self) -> StatsRecorder:
-        """The counters of the run so far; waits for the device."""
+        """The counters of the run so far; waits for the device.
+
+        Walks are not told apart by depth there, and passes of the drafter are not known.
+        """
         state = self._state
         totals = dict(zip(COUNTERS, state.counters.sum(0).tolist(), strict=True))
         kept = totals.pop("kept")

@@ -8,6 +8,9 @@
 | via             | route     | rewritten only                    | greedy or sample           |
 | via with audit  | route     | route(audit_threshold, 0)         | greedy or sample           |
 
+A calibrated run (`ViaConfig.agreement`) has the same row; its router takes the place of the
+thresholds in rule "route", and in via the full model may route the draft by `full_ratio`.
+
 Source: algorithm, section 3. With a backlog that is audited, tokens stay provisional until the full
 pass: they are not streamed, and a failed audit rolls back to the first failure.
 """
@@ -24,7 +27,7 @@ class Policy(NamedTuple):
 
     Attributes:
         slim_rule: rule of `ops.verify` on slim logits.
-        full_rule: rule on full logits, for draft nodes.
+        full_rule: rule on full logits, for draft nodes; "route" = route(full_ratio, 0).
         audit_rule: rule on full logits, for backlog nodes; None rewrites their KV without judging.
         saves_slim_rows: the audit needs the very distribution each backlog token was drawn from.
     """
@@ -40,10 +43,17 @@ class Policy(NamedTuple):
         return self.audit_rule is not None
 
 
-def choose_policy(config: ViaConfig) -> Policy:
-    """Returns the policy row of a configuration."""
+def choose_policy(config: ViaConfig, full_ratio: float = 1.0) -> Policy:
+    """Returns the policy row of a configuration.
+
+    Args:
+        config: the run's.
+        full_ratio: of a calibrated setting of mode "via"; below 1 the full model routes the draft
+            by its own ratios instead of taking its first choice only.
+    """
     full_rule = "sample" if config.temperature > 0.0 else "greedy"
     if config.mode == "exact":
         return Policy(full_rule, full_rule, full_rule, full_rule == "sample")
     audit_rule = None if config.audit_threshold is None else "route"
+    full_rule = "route" if full_ratio < 1.0 else full_rule
     return Policy("route", full_rule, audit_rule, False)

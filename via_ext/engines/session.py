@@ -10,15 +10,20 @@ import torch
 
 from via_ext.config import ViaConfig
 from via_ext.drafters import Drafter
-from via_ext.engines.draft import EMPTY, Draft, split_drafts, tell_drafter
-from via_ext.engines.full import FullJudge, Outcome, count_examined
+from via_ext.drafters.scores import Scoring
+from via_ext.engines.auto_tier import TierSwitch
+from via_ext.engines.calibrated import Calibrated
+from via_ext.engines.commit import Commits
+from via_ext.engines.draft import EMPTY, Draft, count_passes, split_drafts, tell_drafter
+from via_ext.engines.full import FullJudge, Outcome
 from via_ext.engines.hooks import RowHooks
-from via_ext.engines.moves import Move, compact
+from via_ext.engines.moves import compact
+from via_ext.engines.plan import Plan
 from via_ext.engines.policy import choose_policy
 from via_ext.engines.request import Request, StopRules, row_key
 from via_ext.engines.slim import SlimRows, SlimWalk, slim_walk
 from via_ext.engines.torch import TorchEngine, Verifier
-from via_ext.engines.verify import TIER_ACCEPTED, TIER_SLIM, VerifyCalls
+from via_ext.engines.verify import VerifyCalls
 from via_ext.prompts import pad_prompts
 from via_ext.stats import StatsRecorder
 from via_ext.tree import Tree
@@ -44,6 +49,8 @@ class Session:
         eos_token_ids: tuple[int, ...],
         decode: Callable[[list[int]], str] | None,
         hooks: list[RowHooks] | None = None,
+        calibrated: Calibrated | None = None,
+        switch: TierSwitch | None = None,
     ) -> None:
         """Prefills the target and hands the prompts to the drafter.
 
@@ -56,15 +63,20 @@ class Session:
             eos_token_ids: resolved end-of-sequence ids.
             decode: turns ids into text, for stop strings.
             hooks: per row, a caller's logits processors and stopping criteria.
+            calibrated: the setting to follow, None = the configuration's thresholds.
+            switch: of `auto_tier`, None = the slim tier stays on.
         """
         self._engine = engine
         self._drafter = drafter
         self._config = config
-        self._policy = choose_policy(config)
+        self._policy = choose_policy(config, 1.0 if calibrated is None else calibrated.full_ratio)
         rows, vocab_size = len(prompts), engine.target.config.vocab_size
         self._stop = StopRules(config, eos_token_ids, vocab_size, decode, hooks)
-        self._calls = VerifyCalls(config, self._stop, rows, hooks)
+        self._calls = VerifyCalls(config, self._stop, rows, hooks, calibrated)
         self.recorder = StatsRecorder()
+        self._commits = Commits(self._calls, self._policy, self.recorder)
+        self._scores_asked = False
+        self._plan = Plan(config, calibrated, switch, rows)
         uses_slim_rows = engine.slim is not None and self._policy.saves_slim_rows
         self._slim_rows = SlimRows(rows, config.max_backlog, vocab_size) if uses_slim_rows else None
         self._judge = FullJudge(self._calls, self._policy, self.recorder, self._slim_rows)
@@ -80,7 +92,6 @@ class Session:
             for row, tokens in enumerate(prompts)
         ]
         self._keys = torch.tensor([request.key for request in self.requests])
-        self._moves: list[Move] = []
         self.seconds = 0.0
         self.forward_seconds = 0.0
         for request in self.requests:
@@ -88,6 +99,12 @@ class Session:
         with torch.inference_mode():
             self._verifier.prefill(self.requests)
             if drafter is not None:
+                ask = getattr(drafter, "set_scoring", None)
+                if ask is not None:
+                    # Always: an earlier run of this drafter may have wanted something else.
+                    scoring = Scoring() if calibrated is None else calibrated.scoring
+                    ask(scoring)
+                    self._scores_asked = scoring.scores
                 drafter.prefill(*pad_prompts(prompts))
 
     @property
@@ -106,25 +123,32 @@ class Session:
         begin, forward_begin = time.perf_counter(), self._total_forward_seconds()
         requests = [request for request in self.requests if not request.finished]
         before = [len(request.tokens) for request in self.requests]
+        safe = sum(request.confirmed for request in self.requests)
+        self._plan.begin_step()
         drafts = self._propose()
         walks = self._slim(requests, drafts)
         kept = list(before)
         for request in requests:
             walk = walks.get(request.row)
             if walk is not None and not walk.escalate:
-                self._commit_walk(request, drafts[request.row], walk)
+                self._commits.walk(request, drafts[request.row], walk)
         full = [r for r in requests if r.row not in walks or walks[r.row].escalate]
         if full:
             for request, outcome in self._full(full, drafts, walks):
-                kept[request.row] = self._commit_outcome(request, drafts[request.row], outcome)
-        compact(self._verifier, self._moves, len(self.requests), self._tree.num_nodes)
-        self._moves.clear()
+                kept[request.row] = self._commits.outcome(request, drafts[request.row], outcome)
+        compact(self._verifier, self._commits.moves, len(self.requests), self._tree.num_nodes)
+        self._commits.moves.clear()
         self._tell_drafter(before, kept)
         for request in requests:
             request.steps += 1
         self.recorder.steps += len(requests)
-        self.seconds += time.perf_counter() - begin
+        seconds = time.perf_counter() - begin
+        self.seconds += seconds
         self.forward_seconds += self._total_forward_seconds() - forward_begin
+        left = sum(request.backlog for request in requests if not request.finished)
+        tokens = sum(request.confirmed for request in self.requests) - safe
+        resumed = sum(walk.escalate for walk in walks.values())
+        self.recorder.tier_changes = self._plan.end_step(seconds, tokens, resumed, left)
 
     def _total_forward_seconds(self) -> float:
         return self._engine.forward_seconds + getattr(self._drafter, "forward_seconds", 0.0)
@@ -143,13 +167,19 @@ class Session:
         position = torch.tensor([request.steps for request in self.requests])
         proposal = self._drafter.propose(tree, self._keys, position)
         drafts = split_drafts(proposal, tree, limits, self._tree.num_nodes)
+        if self._scores_asked and proposal.scores is None and any(d.tokens for d in drafts):
+            got = f"None from {type(self._drafter).__name__}"
+            raise ValueError(f"drafter: scores must be given as set_scoring asked, got {got}")
+        self.recorder.draft_passes += count_passes(self._drafter, tree, limits)
         self.recorder.drafted += sum(len(draft.tokens) for draft in drafts)
         return drafts
 
     def _slim(self, requests: list[Request], drafts: list[Draft]) -> dict[int, SlimWalk]:
-        """Slim walks by row; rows whose backlog is full go straight to the full model."""
-        group = [r for r in requests if r.backlog < self._config.max_backlog]
-        if self._engine.slim is None or not group:
+        """Slim walks by row, without the rows that go straight to the full model."""
+        if self._engine.slim is None:
+            return {}
+        group = [r for r in requests if self._plan.takes_slim(r, drafts[r.row])]
+        if not group:
             return {}
         chosen = [drafts[request.row] for request in group]
         self.recorder.slim_passes += len(group)
@@ -159,6 +189,7 @@ class Session:
             walk = slim_walk(self._calls, self._policy, self.recorder, request, draft, rows)
             if self._slim_rows is not None:
                 self._slim_rows.save(self._calls, request, draft, walk)
+            self._plan.note_walk(request, draft, walk)
             walks[request.row] = walk
         return walks
 
@@ -169,58 +200,15 @@ class Session:
         chosen = [drafts[request.row] for request in requests]
         has_hidden = [request.row in walks for request in requests]
         self.recorder.full_passes += len(requests)
+        self.recorder.resumed_passes += sum(has_hidden)
         whole = self._policy.audits
         logits = self._verifier.full_logits(requests, chosen, has_hidden, whole)
+        for request in requests:
+            self._plan.note_full(request)
         return [
             (request, self._judge.decide(request, draft, walks.get(request.row), rows))
             for request, draft, rows in zip(requests, chosen, logits, strict=True)
         ]
-
-    def _commit_walk(self, request: Request, draft: Draft, walk: SlimWalk) -> None:
-        """Commits what the slim verifier decided; provisional where the policy audits."""
-        self._moves.append(Move(request.row, request.root, walk.path, request.backlog))
-        own = len(walk.decided) - len(walk.path)
-        tiers = [TIER_ACCEPTED] * len(walk.path) + [TIER_SLIM] * own
-        request.append(walk.decided, tiers, walk.logprobs)
-        if not self._policy.audits:
-            request.confirmed = len(request.tokens)
-            request.finished = walk.final
-        self._count(draft, walk.path, dropped=0)
-
-    def _commit_outcome(self, request: Request, draft: Draft, outcome: Outcome) -> int:
-        """Commits what the full model decided, rolling back what failed its audit.
-
-        Returns:
-            How many of the tokens before this step were kept.
-        """
-        audited = len(outcome.backlog_logprobs)
-        kept = request.frontier + 1 + outcome.backlog_kept
-        ended = self._stop.ended_before(request, kept)
-        path = outcome.path if ended is None else []
-        count: int | None = None
-        if kept == len(request.tokens) and ended is None:
-            self._moves.append(Move(request.row, request.root, path, None))
-        if audited:
-            request.logprobs[
-                kept - audited - request.prompt_length : kept - request.prompt_length
-            ] = outcome.backlog_logprobs
-        kept = kept if ended is None else ended
-        dropped = request.tiers[kept - request.prompt_length :].count(TIER_ACCEPTED)
-        request.truncate(kept)
-        if ended is None:
-            count = self._stop.cut(request, outcome.tokens, final=True)
-            request.append(outcome.tokens[:count], outcome.tiers[:count], outcome.logprobs[:count])
-        request.finished = ended is not None or count is not None
-        request.frontier = request.root
-        request.confirmed = len(request.tokens)
-        if self._calls.hooks is not None:
-            self._calls.hooks[request.row].sync()
-        self._count(draft, path, dropped)
-        return kept
-
-    def _count(self, draft: Draft, path: list[int], dropped: int) -> None:
-        self.recorder.examined += count_examined(draft.tree, path)
-        self.recorder.accepted_per_step.append(len(path) - dropped)
 
     def _tell_drafter(self, before: list[int], kept: list[int]) -> None:
         if self._drafter is not None:

@@ -16,6 +16,7 @@ import torch
 from via_ext import ops
 from via_ext.engines.hooks import RowHooks
 from via_ext.engines.request import Request
+from via_ext.router import FEATURES, NUM_WEIGHTS
 
 if TYPE_CHECKING:
     from via_ext.engines.verify import VerifyCalls
@@ -36,6 +37,8 @@ def verify_by_row(
     resume: ops.Verification | None = None,
     draft_probs: torch.Tensor | None = None,
     draft_to_target: torch.Tensor | None = None,
+    router: torch.Tensor | None = None,
+    draft_scores: torch.Tensor | None = None,
     **extra: Any,
 ) -> ops.Verification:
     """What `VerifyCalls.judge` returns, on processed scores.
@@ -55,6 +58,8 @@ def verify_by_row(
         resume: continue from its path.
         draft_probs: [1, N, V] as in `ops.verify`.
         draft_to_target: id map of a reduced drafter vocabulary, as in `ops.verify`.
+        router: [27] packed, as in `ops.verify`.
+        draft_scores: [1, N, 2] as there.
         extra: further arguments of `ops.verify`.
 
     Returns:
@@ -77,6 +82,9 @@ def verify_by_row(
         drawn: dict[str, Any] = {}
         if draft_probs is not None and nodes:
             drawn = {"draft_probs": draft_probs[:, nodes], "draft_to_target": draft_to_target}
+        if router is not None:
+            drawn["router"] = _at_depth(router, len(path))
+            drawn["draft_scores"] = None if draft_scores is None else draft_scores[:, nodes]
         found = calls.call(
             request,
             [tokens[node] for node in nodes],
@@ -98,6 +106,14 @@ def verify_by_row(
         if calls.stop.ends(request, prefix, final):
             break
     return _verification(len(tokens), path, row, next_token, escalate, logprobs)
+
+
+def _at_depth(router: torch.Tensor, depth: int) -> torch.Tensor:
+    """The router for a call whose root is `depth` nodes deep: its biases take the difference."""
+    packed = router.clone()
+    models = packed[: 3 * NUM_WEIGHTS].view(3, NUM_WEIGHTS)
+    models[:, 0] += depth * models[:, 1 + FEATURES.index("depth")]
+    return packed
 
 
 def _children(tokens: list[int], parents: torch.Tensor | None) -> list[list[int]]:

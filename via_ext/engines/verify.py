@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from via_ext import ops
 from via_ext.config import ViaConfig
+from via_ext.engines.calibrated import Calibrated
 from via_ext.engines.draft import Draft
 from via_ext.engines.hooks import RowHooks
 from via_ext.engines.request import Request, StopRules
 from via_ext.engines.stepwise import verify_by_row
 from via_ext.tree import Tree
+
+if TYPE_CHECKING:
+    from via_ext.engines.slim import SlimWalk
 
 TIER_ACCEPTED = 0
 TIER_SLIM = 1
@@ -32,9 +36,15 @@ class VerifyCalls:
     """
 
     def __init__(
-        self, config: ViaConfig, stop: StopRules, rows: int, hooks: list[RowHooks] | None = None
+        self,
+        config: ViaConfig,
+        stop: StopRules,
+        rows: int,
+        hooks: list[RowHooks] | None = None,
+        calibrated: Calibrated | None = None,
     ) -> None:
         """Keeps the arguments that every call shares."""
+        self._calibrated = calibrated
         self.config = config
         self.stop = stop
         self.hooks = hooks
@@ -70,16 +80,20 @@ class VerifyCalls:
             bonus: False: nothing is wanted of a row that no node follows.
             extra: further arguments of `ops.verify`.
         """
-        hooks = None if self.hooks is None else self.hooks[request.row]
-        if hooks is None or not hooks.reads_rows:
+        if not self.reads_rows(request):
             return self.call(request, tokens, logits, rule, row_depths, **extra)
+        assert self.hooks is not None
+        hooks = self.hooks[request.row]
         extra |= {"provisional": provisional, "bonus": bonus}
         return verify_by_row(self, hooks, request, tokens, logits, rule, row_depths, **extra)
 
+    def reads_rows(self, request: Request) -> bool:
+        """True if a caller's code has to see every row of the request."""
+        return self.hooks is not None and self.hooks[request.row].reads_rows
+
     def slim_scores(self, request: Request, logits: torch.Tensor) -> torch.Tensor:
         """What slim logits [1, 1 + N, V] are judged by: themselves, or room for processed rows."""
-        reads_rows = self.hooks is not None and self.hooks[request.row].reads_rows
-        return logits.to(torch.float32, copy=True) if reads_rows else logits
+        return logits.to(torch.float32, copy=True) if self.reads_rows(request) else logits
 
     def call(
         self,
@@ -122,7 +136,11 @@ class VerifyCalls:
             "resume": resume,
             "provisional": provisional,
         }
-        if rule == "route":
+        calibrated = self._calibrated
+        if rule == "route" and calibrated is not None:
+            extra["router"] = calibrated.router
+            extra["draft_scores"] = draft.scores
+        elif rule == "route":
             extra["accept_threshold"] = config.accept_threshold
             extra["escalate_threshold"] = config.escalate_threshold
             if config.draft_threshold is not None and draft.probs is not None:
@@ -133,6 +151,38 @@ class VerifyCalls:
             extra["draft_probs"] = draft.probs
             extra["draft_to_target"] = draft.draft_to_target
         return self.chain(request, draft.tokens, logits, rule, [0, *draft.tree.depths], **extra)
+
+    def full_ratio(
+        self, request: Request, draft: Draft, logits: torch.Tensor, walk: SlimWalk | None
+    ) -> ops.Verification:
+        """Judges draft nodes by the full model's own ratios, below what a slim walk accepted.
+
+        Args:
+            request: as in `chain`.
+            draft: the nodes.
+            logits: [1, 1 + N, V] of the full model.
+            walk: its path stands; None = no slim pass.
+        """
+        assert self._calibrated is not None
+        extra: dict[str, Any] = {"parents": draft.parents}
+        if walk is not None and self.reads_rows(request):
+            extra["resume"] = walk.verification
+        elif walk is not None and walk.path:
+            # Rule "route" has no resume: rows of the path get a ratio of 1 for it, 0 for the rest.
+            logits = logits.clone()
+            rows = [0, *(node + 1 for node in walk.path[:-1])]
+            logits[0, rows] = -torch.inf
+            logits[0, rows, [draft.tokens[node] for node in walk.path]] = 0.0
+        return self.chain(
+            request,
+            draft.tokens,
+            logits,
+            "route",
+            [0, *draft.tree.depths],
+            accept_threshold=self._calibrated.full_ratio,
+            escalate_threshold=0.0,
+            **extra,
+        )
 
 
 def path_of(result: ops.Verification) -> list[int]:

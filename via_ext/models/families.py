@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from via_ext.route import SlimRoute, fingerprint
+from via_ext.fingerprint import fingerprint
+from via_ext.route import SlimRoute
 
 # How a family's forward pass takes its attention mask: one tensor, or one per layer type.
 _ONE_MASK = ("llama", "mistral", "olmo2", "phi3", "qwen3_moe")

@@ -15,7 +15,8 @@ While torch traces (torch.compile, export, fake tensors) the same calls go throu
 from via_ext.ops._attention import tree_attention
 from via_ext.ops._compact import compact_kv
 from via_ext.ops._filter import draft_sample, filtered_probs
-from via_ext.ops._verify import Verification, empty_verification, verify
+from via_ext.ops._verification import Verification, empty_verification
+from via_ext.ops._verify import verify
 
 __all__ = [
     "Verification",

@@ -1,83 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ops.verify and its result."""
+"""ops.verify."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from via_ext.ops._common import _C, PerRow, int32_rows, require_tensor, tracing
+from via_ext.ops._verification import Verification, empty_verification
+from via_ext.router import Router
 
 _MAX_NODES = 127
-_empty = torch.empty
-
-
-class Verification(NamedTuple):
-    """Decisions of one verify call; every element is written. B rows, N nodes.
-
-    Attributes:
-        ratios: [B, N] float32, draft-token probability ratio in [0, 1]; 0 where there is no node.
-            None for rules greedy and sample without `resume`.
-        tiers: [B, N] uint8: 0 accept, 1 regenerate, 2 escalate, 255 no node. None like `ratios`.
-        path: [B, N] int32, accepted nodes in order, padded -1.
-        num_accepted: [B] int32.
-        next_token: [B] int64, the token after the accepted ones; -1 when escalating.
-        next_row: [B] int32, the logits row where the walk stopped, from which next_token came.
-        escalate: [B] bool, the full model has to decide from `next_row` on.
-        logprobs: [B, N+1] float32, of the accepted tokens, then of the next one, padded 0.
-        status: [B] int32 bit flags: 1 NaN in a used row, 2 token id outside the vocabulary, 4 no
-            token left with positive mass, 8 malformed tree (treated as no nodes), 16 per-row
-            parameter out of range (row greedy, nothing accepted).
-    """
-
-    ratios: Tensor | None
-    tiers: Tensor | None
-    path: Tensor
-    num_accepted: Tensor
-    next_token: Tensor
-    next_row: Tensor
-    escalate: Tensor
-    logprobs: Tensor
-    status: Tensor
-
-
 _make = Verification._make
-
-
-def empty_verification(
-    batch_size: int, num_nodes: int, device: torch.device | str = "cpu", *, ratios: bool = True
-) -> Verification:
-    """Allocates the outputs of `verify`, for `out=`.
-
-    Args:
-        batch_size: B.
-        num_nodes: N, at most 127.
-        device: where the call will run.
-        ratios: True for rule "route" (and for resuming from its result).
-
-    Returns:
-        Uninitialised tensors of the shapes and dtypes of `Verification`.
-    """
-    nodes = (batch_size, num_nodes)
-    rows = (batch_size,)
-    return Verification(
-        _empty(nodes, dtype=torch.float32, device=device) if ratios else None,
-        _empty(nodes, dtype=torch.uint8, device=device) if ratios else None,
-        _empty(nodes, dtype=torch.int32, device=device),
-        _empty(rows, dtype=torch.int32, device=device),
-        _empty(rows, dtype=torch.int64, device=device),
-        _empty(rows, dtype=torch.int32, device=device),
-        _empty(rows, dtype=torch.bool, device=device),
-        _empty((batch_size, num_nodes + 1), dtype=torch.float32, device=device),
-        _empty(rows, dtype=torch.int32, device=device),
-    )
 
 
 def run(*args: Any) -> Verification:
     """`verify` on real tensors, every argument positional, in the order of its signature."""
-    draft_token_ids, rule, resume, top_k, out = args[0], args[2], args[5], args[13], args[20]
+    draft_token_ids, rule, resume, top_k, out = args[0], args[2], args[5], args[15], args[22]
     if out is None:
         require_tensor("verify", "draft_token_ids", draft_token_ids)
         shape = draft_token_ids.shape
@@ -89,7 +30,7 @@ def run(*args: Any) -> Verification:
                 out = _make(_C.empty_verification(Tensor, shape[0], shape[1], ratios))
             else:
                 out = empty_verification(shape[0], shape[1], draft_token_ids.device, ratios=ratios)
-    arguments = [*args[:13], int32_rows(top_k), *args[14:20], out, torch.get_num_threads()]
+    arguments = [*args[:15], int32_rows(top_k), *args[16:22], out, torch.get_num_threads()]
     _C.verify(*arguments)
     result: Verification = out
     return result
@@ -150,11 +91,23 @@ def verify_rows(
     extras = (logits_offsets, draft_offsets, logits_are_probs)
     _C.verify(
         *(draft_token_ids, logits, rule, parents, num_nodes, None),
-        *(draft_logits, draft_probs, draft_to_target, 0.7, 0.5, None),
+        *(draft_logits, draft_probs, draft_to_target, 0.7, 0.5, None, None, None),
         *(temperature, 0, 1.0, 0.0, None, uniform_samples, seed, position, out),
         *(torch.get_num_threads(), (*extras, threshold_single, threshold_acc, coins)),
     )
     return out
+
+
+def _packed(router: Router, draft_scores: Tensor | None) -> tuple[float, ...]:
+    """A router's numbers: they travel by value, so that no call copies them to a device."""
+    if not isinstance(router, Router):
+        rule = "be a Router or a float32 tensor of shape [27] or [B, 27]"
+        raise TypeError(f"verify: router must {rule}, got {router!r}")
+    if draft_scores is None and router.uses_draft:
+        raise ValueError(
+            "verify: draft_scores must be given for a router that weighs them, got None"
+        )
+    return router.packed()
 
 
 def verify(
@@ -171,6 +124,8 @@ def verify(
     accept_threshold: PerRow = 0.7,
     escalate_threshold: PerRow = 0.5,
     draft_threshold: PerRow | None = None,
+    router: Router | Tensor | None = None,
+    draft_scores: Tensor | None = None,
     temperature: PerRow = 0.0,
     top_k: int | Tensor = 0,
     top_p: PerRow = 1.0,
@@ -206,6 +161,12 @@ def verify(
         escalate_threshold: a node with ratio < it escalates; >= 0, <= accept_threshold.
         draft_threshold: a node drawn with probability >= it is accepted whatever its ratio; needs
             draft_logits or draft_probs. None = off.
+        router: rule route: decides by predicted disagreement, the thresholds are not used
+            (docs/design.md, section 12). A `Router`, or packed float32 [27] or [B, 27]
+            (`Router.pack`); a packed weight that is not finite is reported in `status`.
+        draft_scores: [B, N, 2] float32 for the router: ln p(v) of node v and ln p1 - ln p2 of the
+            two largest, p the drafter at temperature 1. None = both features are 0; not with a
+            `Router` that weighs them.
         temperature: finite, >= 0; 0 = greedy. A tensor counts as above 0.
         top_k: >= 0, 0 = off; keeps all ties of the k-th value.
         top_p: in (0, 1], 1 = off.
@@ -225,6 +186,9 @@ def verify(
         ValueError: wrong shape, stride, device, range or combination of arguments.
         RuntimeError: CUDA failed, or CUDA tensors in a build without CUDA.
     """
+    packed = (
+        router if router is None or isinstance(router, Tensor) else _packed(router, draft_scores)
+    )
     call = run
     if tracing():
         from via_ext import torch_ops
@@ -233,6 +197,6 @@ def verify(
     return call(
         *(draft_token_ids, logits, rule, parents, num_nodes, resume),
         *(draft_logits, draft_probs, draft_to_target),
-        *(accept_threshold, escalate_threshold, draft_threshold),
+        *(accept_threshold, escalate_threshold, draft_threshold, packed, draft_scores),
         *(temperature, top_k, top_p, min_p, allowed, uniform_samples, seed, position, out),
     )

@@ -2,9 +2,9 @@
 """The specification of the operations in plain PyTorch: slow, readable, the judge of all back ends.
 
 One file per stage: `filters` (mask, temperature, top-k, top-p, min-p, draws), `philox` (uniforms
-from seeds), `draft` (what one request brings), `route` (ratios and tiers), `accept` (greedy and
-lossless acceptance), `walk` (over the tree of one request), `call` (`verify`), `compact`
-(`compact_kv`), `attention` (`tree_attention`).
+from seeds), `draft` (what one request brings), `route` (ratios and tiers), `router` (predicted
+disagreement in place of thresholds), `accept` (greedy and lossless acceptance), `walk` (over the
+tree of one request), `call` (`verify`), `compact` (`compact_kv`), `attention` (`tree_attention`).
 
 Everything that decides is computed in float64, one batch row after the other; nothing here uses
 the native module. CPU and CUDA must give the same decisions wherever no comparison is so close

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from via_ext.reference.draft import (
 )
 from via_ext.reference.filters import PerRow, filters_per_row, per_row
 from via_ext.reference.route import judge
+from via_ext.reference.router import routers_per_row
 from via_ext.reference.walk import Verification, Walk, resumed_walk, run
 
 RULES = ("route", "greedy", "sample")
@@ -35,6 +38,8 @@ def verify(
     accept_threshold: PerRow = 0.7,
     escalate_threshold: PerRow = 0.5,
     draft_threshold: PerRow | None = None,
+    router: Any = None,
+    draft_scores: Tensor | None = None,
     temperature: PerRow = 0.0,
     top_k: PerRow = 0,
     top_p: PerRow = 1.0,
@@ -64,6 +69,9 @@ def verify(
         accept_threshold: number or [B]; above 1 never accept.
         escalate_threshold: number or [B], at most `accept_threshold`; above 1 always escalate.
         draft_threshold: number or [B]: accept what the drafter gave at least this probability.
+        router: decides in place of the thresholds: a `Router`, or packed [27] or [B, 27] float32.
+        draft_scores: [B, N, 2] float32, ln p(v) and ln p1 - ln p2 of the drafter, for the router;
+            None = both features 0.
         temperature: number or [B]; 0 = greedy.
         top_k: number or [B]; 0 = off.
         top_p: number or [B], in (0, 1].
@@ -83,14 +91,16 @@ def verify(
     """
     random = uniform_samples is not None or (seed is not None and position is not None)
     _check(rule, resume, draft_logits, draft_probs, draft_threshold, temperature, random)
+    _check_router(rule, router, draft_scores, draft_threshold)
     batch, nodes = draft_token_ids.shape
     filters = filters_per_row(batch, temperature, top_k, top_p, min_p)
     thresholds = [Thresholds(1.0, 0.0, None)] * batch
-    if rule == "route":
+    if rule == "route" and router is None:
         accept = per_row(accept_threshold, batch)
         escalate = per_row(escalate_threshold, batch)
         gate = [None] * batch if draft_threshold is None else per_row(draft_threshold, batch)
         thresholds = [Thresholds(*row) for row in zip(accept, escalate, gate, strict=True)]
+    routers = routers_per_row(router, batch)
     if parents is None:
         parents = torch.arange(-1, nodes - 1)
     drawn_from = draft_probs if draft_logits is None else draft_logits
@@ -121,6 +131,8 @@ def verify(
                 0 if seed is None else int(seed[b]),
                 0 if position is None else int(position[b]),
             ),
+            router=routers[b],
+            scores=None if draft_scores is None else draft_scores[b].tolist(),
             status=0 if count_is_valid else STATUS_TREE,
         )
         walk = Walk(request, [], []) if resume is None else resumed_walk(request, resume, b)
@@ -204,4 +216,22 @@ def _check(
         raise ValueError(
             "verify: uniform_samples must be given, or seed and position, for rule 'sample' or a "
             "temperature above 0, got neither"
+        )
+
+
+def _check_router(
+    rule: str, router: Any, draft_scores: Tensor | None, draft_threshold: PerRow | None
+) -> None:
+    """Impossible combinations of the router's arguments."""
+    if router is None:
+        if draft_scores is not None:
+            raise ValueError("verify: draft_scores must come with router, got None")
+        return
+    if rule != "route":
+        raise ValueError(f"verify: router must be None for rule {rule!r}, got a router")
+    if draft_threshold is not None:
+        raise ValueError(f"verify: draft_threshold must be None with router, got {draft_threshold}")
+    if draft_scores is None and getattr(router, "uses_draft", False):
+        raise ValueError(
+            "verify: draft_scores must be given for a router that weighs them, got None"
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from via_ext.reference.filters import Filters, Row, read_row
 from via_ext.reference.philox import PURPOSE_COIN, PURPOSE_FINAL_DRAW, philox_uniform
+from via_ext.reference.router import RowRouter
 
 STATUS_NAN = 1
 STATUS_TOKEN_ID = 2
@@ -126,6 +127,8 @@ class Request:
         thresholds: route thresholds.
         draft: what the tokens were drawn from; None for one-hot drafts.
         coins: its uniforms.
+        router: takes the place of the thresholds; None = they decide.
+        scores: the drafter's two numbers for each node, or None.
         status: bit flags.
         live: per node: its id and those of all its ancestors are inside the vocabulary. Any other
             node counts as absent: it cannot be reached, and the row that follows its parent is not
@@ -140,6 +143,8 @@ class Request:
     thresholds: Thresholds
     draft: DraftRows | None
     coins: Coins
+    router: RowRouter | None = None
+    scores: list[list[float]] | None = None
     status: int = 0
     live: list[bool] = field(default_factory=list)
 
@@ -154,11 +159,13 @@ class Request:
                 self.status |= STATUS_TOKEN_ID
             parent = self.parents[node]
             self.live.append(0 <= token < size and (parent == ROOT or self.live[parent]))
-        if not (self.filters.are_valid and self.thresholds.are_valid):
+        router_is_valid = self.router is None or self.router.is_valid
+        if not (self.filters.are_valid and self.thresholds.are_valid and router_is_valid):
             # The row is greedy and nothing (more) is accepted.
             self.status |= STATUS_PARAMETER
             self.filters = Filters()
             self.thresholds = Thresholds(accept=1.0, escalate=0.0, draft=None)
+            self.router = None
 
     def live_under(self, parent: int) -> list[int]:
         """Live nodes under a node or the root, in node order."""
@@ -169,6 +176,19 @@ class Request:
     def children(self, parent: int) -> list[int]:
         """The nodes that may be accepted from a node or the root, in node order."""
         return [] if self.status & STATUS_PARAMETER else self.live_under(parent)
+
+    @property
+    def has_bonus(self) -> bool:
+        """False if a leaf escalates whatever its row holds."""
+        return self.thresholds.accept <= 1.0 if self.router is None else self.router.has_bonus
+
+    def depth_under(self, parent: int) -> int:
+        """Depth of the children of a node or the root; those of the root have 1."""
+        depth = 1
+        while parent != ROOT:
+            parent = self.parents[parent]
+            depth += 1
+        return depth
 
     def row(self, index: int) -> Row:
         """A logits row under the grammar mask."""

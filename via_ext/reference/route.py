@@ -7,6 +7,7 @@ import torch
 
 from via_ext.reference.draft import Request, Thresholds
 from via_ext.reference.filters import Row
+from via_ext.reference.router import RowRouter, bonus_features, log_odds, node_features
 
 ACCEPT = 0
 REGENERATE = 1
@@ -40,6 +41,35 @@ def tier_of(ratio: float, draft_probability: float, thresholds: Thresholds) -> i
     return REGENERATE if ratio >= thresholds.escalate else ESCALATE
 
 
+def routed_tier(ratio: float, features: list[float], router: RowRouter) -> int:
+    """Accept, regenerate or escalate by predicted disagreement.
+
+    Args:
+        ratio: the node's ratio; a node of ratio 0 is never accepted.
+        features: of the node.
+        router: its models and limits.
+    """
+    if ratio > 0.0 and log_odds(router.draft, features) <= router.accept_limit:
+        return ACCEPT
+    passes = log_odds(router.slim, features) <= router.regenerate_limit
+    return REGENERATE if passes else ESCALATE
+
+
+def bonus_passes(request: Request, parent: int, row: Row) -> bool:
+    """True if the slim verifier may decide the token after a node without children.
+
+    Args:
+        request: gives the router, if any, and the temperature.
+        parent: the node, -1 = root.
+        row: that follows it.
+    """
+    router = request.router
+    if router is None:
+        return request.has_bonus
+    features = bonus_features(row, request.filters.temperature, request.depth_under(parent))
+    return log_odds(router.bonus, features) <= router.bonus_limit
+
+
 def judge(request: Request, num_nodes: int) -> tuple[list[float], list[int]]:
     """Ratio and tier of every node; 0 and 255 where there is none.
 
@@ -57,7 +87,14 @@ def judge(request: Request, num_nodes: int) -> tuple[list[float], list[int]]:
             if request.thresholds.draft is not None:
                 drawn = request.draft_probability(node)
             ratios[node] = draft_ratio(row, token, request.filters.temperature)
-            tiers[node] = tier_of(ratios[node], drawn, request.thresholds)
+            if request.router is None:
+                tiers[node] = tier_of(ratios[node], drawn, request.thresholds)
+                continue
+            scores = None if request.scores is None else request.scores[node]
+            depth = request.depth_under(parent)
+            features = node_features(row, request.filters.temperature, token, depth, scores)
+            ratio = float(torch.tensor(ratios[node], dtype=torch.float32))
+            tiers[node] = routed_tier(ratio, features, request.router)
     return ratios, tiers
 
 

@@ -72,7 +72,7 @@ def run(walk: Walk, rule: str, ratios: list[float], tiers: list[int]) -> None:
     request = walk.request
     while True:
         children = request.children(walk.node)
-        if rule == "route" and not children and request.thresholds.accept > 1.0:
+        if rule == "route" and not children and not request.has_bonus:
             # Thresholds above 1 mean the full model everywhere, also where nothing was drafted.
             walk.escalate = True
             return None
@@ -83,7 +83,7 @@ def run(walk: Walk, rule: str, ratios: list[float], tiers: list[int]) -> None:
             return walk.emit(row.fallback, row)
         weights = None  # of the final draw; None = the row's own distribution
         if rule == "route":
-            node, walk.escalate = _route_step(children, ratios, tiers)
+            node, walk.escalate = _route_step(walk, row, children, ratios, tiers)
         elif rule == "greedy" or request.filters.temperature == 0.0:
             # Temperature 0 needs no draft distribution: sample is greedy whatever they were.
             node = accept.greedy(row.argmax, children, request.tokens)
@@ -105,11 +105,11 @@ def run(walk: Walk, rule: str, ratios: list[float], tiers: list[int]) -> None:
 
 
 def _route_step(
-    children: list[int], ratios: list[float], tiers: list[int]
+    walk: Walk, row: Row, children: list[int], ratios: list[float], tiers: list[int]
 ) -> tuple[int | None, bool]:
     """The accepted child or None (regenerate, or the bonus token at a leaf), and: escalate."""
     if not children:
-        return None, False
+        return None, not route.bonus_passes(walk.request, walk.node, row)
     node = route.candidate(children, ratios)
     return (node if tiers[node] == route.ACCEPT else None), tiers[node] == route.ESCALATE
 

@@ -61,4 +61,15 @@ struct IntParam {
   std::int32_t value = 0;
 };
 
+// The calibrated router, packed: bias and kRouterFeatures weights of the models draft, slim and
+// bonus, then their limits as log-odds. Weights are finite; a limit may be infinite.
+inline constexpr int kRouterFeatures = 7;
+inline constexpr int kRouterWeights = 1 + kRouterFeatures;
+inline constexpr int kRouterSize = 3 * kRouterWeights + 3;
+struct RouterParam {
+  const float* data = nullptr;  // [kRouterSize], or [B, kRouterSize]; wins over `values` if set
+  std::int64_t stride = 0;      // elements from request to request; 0 = one router for all
+  float values[kRouterSize] = {};
+};
+
 }  // namespace via

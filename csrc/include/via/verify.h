@@ -48,6 +48,10 @@ struct VerifyParams {
   FloatParam escalate_threshold;  // tau_escalate <= tau_accept
   FloatParam draft_threshold;     // used if use_draft_threshold
   bool use_draft_threshold = false;
+  RouterParam router;  // rule route: decides in place of the thresholds if use_router
+  bool use_router = false;
+  TensorView draft_scores;  // [B, N, 2] float32: ln p(v) and ln p1 - ln p2 of the drafter, for the
+                            // router; none = these two features are 0
   FilterParams filter;
 
   // Other verifiers' layouts and rules (via_ext.compat); the defaults change nothing. An offset is

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from via_ext.compat._common import MAX_NODES, Arguments, emitted_tokens, view_rows
-from via_ext.ops._verify import Verification, verify_rows
+from via_ext.ops._verification import Verification
+from via_ext.ops._verify import verify_rows
 
 __all__ = ["PLACEHOLDER_TOKEN_ID", "rejection_sample"]
 
