@@ -149,9 +149,10 @@ def _models(target: Path | None, drafter: Path | None, dtype: str) -> Any:
         return load()
     from via_ext.models.folder import check_same_tokenizer, load_model, load_tokenizer
 
-    model = load_model(target, "target", dtype)
-    tokenizer, small = load_tokenizer(target, model), load_model(drafter, "drafter", dtype)
-    check_same_tokenizer(tokenizer, drafter, small)
+    model = load_model(target, "target", dtype, "evaluate")
+    tokenizer = load_tokenizer(target, model, command="evaluate")
+    small = load_model(drafter, "drafter", dtype, "evaluate")
+    check_same_tokenizer(tokenizer, drafter, small, "evaluate")
     nothing: Any = None
     return EmbeddedPair(model, small, tokenizer, nothing)
 
