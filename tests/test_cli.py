@@ -212,6 +212,8 @@ def test_interrupt():
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Tests that run in a shell's background inherit an ignored interrupt.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     # An interrupt during the imports before it can get lost there.
     while not process.stdout.readline().startswith("--- 1/11"):
