@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from via_ext.drafters.base import PassDrafter
+from via_ext.drafters.scores import draft_scores
 from via_ext.drafters.vocabulary import DraftVocabulary, check_tokenizers
 from via_ext.models.arena import KVArena
 from via_ext.models.families import check_supported
@@ -140,7 +141,6 @@ class ModelDrafter(PassDrafter):
         block = chain_block([0], [0], ids.shape[1])
         logits = self._pass(arena, block, token_ids=ids, num_logits=count)
         assert logits is not None
-        top = logits[0].float().topk(2, -1).values
-        log_draft = top[:, 0] - logits[0].float().logsumexp(-1)
-        first = self._vocabulary.target_ids(logits[0].argmax(-1))
-        return first.cpu(), torch.stack([log_draft, top[:, 0] - top[:, 1]], 1).cpu()
+        best = logits[0].argmax(-1)
+        scores = draft_scores(logits[0], best[:, None])[:, 0]
+        return self._vocabulary.target_ids(best).cpu(), scores.cpu()
