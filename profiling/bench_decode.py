@@ -39,6 +39,7 @@ from decode_shapes import TARGETS
 
 from via_ext import build_info
 from via_ext.config import ViaConfig
+from via_ext.evaluation.machine import cpu_name
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = (
@@ -95,7 +96,7 @@ def facts(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "gpu": torch.cuda.get_device_name(0) if on_cuda else "",
         "driver": gpu.driver if gpu else "",
-        "cpu": machine.cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": options.threads,
         # Other work on the machine: above 0 the speeds are too low.

@@ -29,6 +29,7 @@ import torch
 from bench_timers import CopyBandwidth, EventTimer
 
 from via_ext import build_info
+from via_ext.evaluation.machine import cpu_name
 
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]
@@ -54,7 +55,7 @@ def run_cpu(options: argparse.Namespace) -> int:
     """All cases of the CPU; with little time left a case is timed in fewer rounds."""
     facts = {
         "threads": torch.get_num_threads(),
-        "cpu": machine.cpu_name(),
+        "cpu": cpu_name(),
         "isa": build_info()["cpu_isa"],
         "torch": torch.__version__,
         "commit": machine.commit(),

@@ -25,10 +25,10 @@ from rich.progress import track
 from via_ext import demo, search_route
 from via_ext.route import SlimRoute
 from via_ext.scoring import DeployedScorer
-from via_ext.search_costs import SublayerCosts
-from via_ext.search_objective import Objective
-from via_ext.search_space import RouteSpace
-from via_ext.search_text import cut, library_documents
+from via_ext.search.costs import SublayerCosts
+from via_ext.search.objective import Objective
+from via_ext.search.space import RouteSpace
+from via_ext.search.text import cut, library_documents
 
 RESULTS = Path(__file__).parent / "results" / "bench_routes.csv"
 MAX_BACKLOG = 32

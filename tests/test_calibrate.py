@@ -14,8 +14,8 @@ pytest.importorskip("transformers")
 
 import via_ext
 from tests.models import greedy, random_model
-from via_ext.calibrate_decode import Trials
-from via_ext.calibrate_report import Calibrated
+from via_ext.calibration.decode import Trials
+from via_ext.calibration.report import Calibrated
 from via_ext.config import ViaConfig
 from via_ext.decode import Decoder
 from via_ext.drafters import PromptLookupDrafter
@@ -23,18 +23,20 @@ from via_ext.fingerprint import fingerprint
 from via_ext.route import SlimRoute
 from via_ext.trace import score_text
 
-ROUTE = SlimRoute((True, True, True, True), (True, False, True, True))
+ROUTE = SlimRoute((True, True, True), (True, False, True))
+#: Many short prompts: rows are decoded together, tokens one after the other.
+PROMPTS, NEW = 20, 15
 
 
 @pytest.fixture(scope="module")
 def models() -> tuple[Any, Any]:
-    return random_model("llama", 4, seed=3), random_model("llama", 1, seed=3)
+    return random_model("llama", 3, seed=3), random_model("llama", 1, seed=3)
 
 
 @pytest.fixture(scope="module")
 def prompts() -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(7)
-    return [torch.randint(0, 96, (6,), generator=generator) for _ in range(10)]
+    return [torch.randint(0, 96, (6,), generator=generator) for _ in range(PROMPTS)]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def found(models, prompts) -> Calibrated:
 
 
 def calibrate(models: tuple[Any, Any], prompts: list[torch.Tensor], **more: Any) -> Calibrated:
-    options: dict[str, Any] = {"agreements": (0.9, 1.0), "max_new_tokens": 32} | more
+    options: dict[str, Any] = {"agreements": (0.9, 1.0), "max_new_tokens": NEW} | more
     route = options.pop("route", ROUTE)
     return via_ext.calibrate(*models, route, prompts, **options)
 
@@ -63,7 +65,7 @@ def test_reports_and_settings(found: Calibrated, models) -> None:
     # Chosen on the calibration prompts, so compared there.
     assert lossy.setting.cost <= exact.setting.cost
     facts = calibration.facts
-    assert facts["tokens"] >= 200 and facts["prompts"] == [7, 3]
+    assert facts["tokens"] >= 200 and facts["prompts"] == [14, 6]
     assert found.route.fingerprint == fingerprint(models[0])
 
 
@@ -127,11 +129,13 @@ def test_errors_before_work(models, prompts) -> None:
         calibrate(models, None)
     with pytest.raises(ValueError, match=r"calibrate: prompts must leave .*, got 0"):
         calibrate(models, [])
-    with pytest.raises(TypeError, match="drafter must be a model"):
-        via_ext.calibrate(target, PromptLookupDrafter(), ROUTE, prompts)
+    for other, name in ((PromptLookupDrafter(), "PromptLookupDrafter"), (None, "NoneType")):
+        said = f"calibrate: drafter must be a model or a ModelDrafter, got {name}: "
+        with pytest.raises(TypeError, match=f"{said}.* small model .* without agreement"):
+            via_ext.calibrate(target, other, ROUTE, prompts)
     with pytest.raises(TypeError, match="target must be a transformers model"):
         via_ext.calibrate(torch.nn.Linear(2, 2), drafter, ROUTE, prompts)
-    with pytest.raises(ValueError, match="must have 4 layers"):
+    with pytest.raises(ValueError, match="must have 3 layers"):
         calibrate(models, prompts, route=SlimRoute.evenly(6))
     with pytest.raises(ValueError, match="must be of this model"):
         calibrate(models, prompts, route=replace(ROUTE, fingerprint="sha256:0"))
@@ -139,7 +143,7 @@ def test_errors_before_work(models, prompts) -> None:
         calibrate(models, prompts, held_out=1.0)
     with pytest.raises(ValueError, match="at least 4 to fit on, got 3"):
         calibrate(models, prompts[:4])
-    with pytest.raises(ValueError, match="at least 200 tokens to fit on, got 35"):
+    with pytest.raises(ValueError, match="at least 200 tokens to fit on, got 70"):
         calibrate(models, prompts, max_new_tokens=5)
     with pytest.raises(ValueError, match="leave room for max_new_tokens = 400"):
         calibrate(models, prompts, max_new_tokens=400)

@@ -9,15 +9,15 @@ from itertools import pairwise
 import pytest
 import torch
 
-from via_ext.calibrate_choice import _Line
-from via_ext.calibrate_cost import PassCosts
-from via_ext.calibrate_decode import clustered_interval
-from via_ext.calibrate_fit import auc, fit_logistic, log_odds, quality
-from via_ext.calibrate_models import Models, fit_models, judge_models
-from via_ext.calibrate_replay import Replay
-from via_ext.calibrate_search import Point, exact_points, frontier, lossy_points, two_tier_points
-from via_ext.calibrate_trace import Trace
 from via_ext.calibration import Setting
+from via_ext.calibration.choice import _Line
+from via_ext.calibration.cost import PassCosts
+from via_ext.calibration.decode import clustered_interval
+from via_ext.calibration.fit import auc, fit_logistic, log_odds, quality
+from via_ext.calibration.models import Models, fit_models, judge_models
+from via_ext.calibration.replay import Replay
+from via_ext.calibration.search import Point, exact_points, frontier, lossy_points, two_tier_points
+from via_ext.calibration.trace import Trace
 from via_ext.router import FEATURES
 
 COSTS = PassCosts(draft=0.1, slim=0.5, resumed=0.75)
@@ -176,7 +176,7 @@ class _Truth:
         self.agreements, self.asked = agreements, list[int]()
 
     def measure(self, _calibration, setting, _prompts):
-        from via_ext.calibrate_decode import Measured
+        from via_ext.calibration.decode import Measured
 
         index = round(setting.draft_stop * 100)
         self.asked.append(index)

@@ -15,8 +15,8 @@ pytest.importorskip("transformers")
 from typer.testing import CliRunner
 
 from via_ext import demo
-from via_ext.calibrate_report import Calibrated, SettingReport
 from via_ext.calibration import Calibration, Setting
+from via_ext.calibration.report import Calibrated, SettingReport
 from via_ext.cli import app
 from via_ext.route import SlimRoute
 
@@ -32,7 +32,7 @@ def test_two_tiers_of_the_pair(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text(Path(json.__file__).read_text(encoding="utf-8"), encoding="utf-8")
     out = tmp_path / "route.json"
-    sizes = ["--prompts", "8", "--prompt-tokens", "32", "--max-new-tokens", "40"]
+    sizes = ["--prompts", "16", "--prompt-tokens", "32", "--max-new-tokens", "19"]
     options = ["--two-tier", "--text", str(text), "--agreement", "1", "--out", str(out), "--json"]
     done = invoke(*FOLDERS, *options, *sizes)
     assert done.exit_code == 0, done.stderr
@@ -40,7 +40,7 @@ def test_two_tiers_of_the_pair(tmp_path: Path) -> None:
     assert report["agreement"] == report["measured"] == 1.0 and report["speedup"] > 1.0
     route = SlimRoute.load(out)
     assert route.is_full and route.calibration.setting(1.0).draft_stop >= 0.0
-    assert route.calibration.facts["prompts"] == [6, 2]
+    assert route.calibration.facts["prompts"] == [11, 5]
 
 
 def made(finished: bool) -> Calibrated:
@@ -62,7 +62,7 @@ def test_table_and_interruption(
     finished: bool, width: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", width)
-    monkeypatch.setattr("via_ext.calibrate_run.calibrate", lambda *_, **__: made(finished))
+    monkeypatch.setattr("via_ext.calibration.run.calibrate", lambda *_, **__: made(finished))
     out = tmp_path / "route.json"
     done = invoke("--demo", "--out", str(out), "--plain")
     assert done.exit_code == (0 if finished else 130), done.stderr

@@ -30,8 +30,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TERM", "xterm-256color")
-    for name, value in (("WARM_UP", 0), ("MIN_REPEATS", 2), ("MAX_REPEATS", 2)):
-        monkeypatch.setattr(f"via_ext.doctor_passes.{name}", value)
+    for name, value in (("WARM_UP", 0), ("MIN_REPEATS", 2), ("MAX_REPEATS", 2), ("ATTEMPTS", 1)):
+        monkeypatch.setattr(f"via_ext.doctor.passes.{name}", value)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_another_route_of_the_embedded_pair(
 ) -> None:
     seen = []
     monkeypatch.setattr("via_ext.doctor.diagnose", lambda *parts, **_: seen.append(parts[2]))
-    monkeypatch.setattr("via_ext.doctor_report.show", lambda *_: None)
+    monkeypatch.setattr("via_ext.doctor.report.show", lambda *_: None)
     pair = demo.load()
     layers = pair.target.config.num_hidden_layers
     route = SlimRoute.prefix(layers, 2)

@@ -2,6 +2,8 @@
 """`via-ext evaluate` and its tasks: files, bad lines, bad folders, interruption, narrow tables."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 import via_ext.evaluation.runners
 from tests.models import random_model
 from via_ext import SlimRoute, demo
+from via_ext.calibration import Setting
 from via_ext.cli import app
 from via_ext.evaluation import (
     TaskPrompt,
@@ -60,6 +63,31 @@ def test_bad_lines_are_named_and_the_others_run(task_file, tmp_path):
     assert len(data["problems"]) == 3 and set(data["methods"]) == {"greedy", "two-tier-2"}
     assert "\x1b[" not in result.output and "two-tier exact, 2 drafts (baseline)" in result.output
     assert (out / "report.md").is_file() and not list(out.glob("*.png"))
+
+
+def test_the_demo_has_its_calibration_of_two_tiers(tmp_path, monkeypatch):
+    """By default the package's; another one if it is given; none for other models."""
+    seen = []
+    monkeypatch.setattr("via_ext.evaluation.evaluate", lambda *_, **more: seen.append(more))
+    monkeypatch.setattr("via_ext.evaluation.show.show", lambda *_: None)
+    task = tmp_path / "tasks.jsonl"
+    task.write_text('{"prompt": "def f(x):\\n"}\n', encoding="utf-8")
+    usual = demo.two_tier_route()
+    other = replace(usual, calibration=replace(usual.calibration, settings=(Setting(1.0),)))
+    other.save(tmp_path / "two.json")
+    arguments = [*SHORT[:2], "--tasks", task, "--out", tmp_path / "out"]
+    for more in ([], ["--two-tier", tmp_path / "two.json"]):
+        result = invoke(*arguments, *more)
+        assert result.exit_code == 0, result.output
+    names = ("target", "drafter")
+    for name in names:
+        shutil.copytree(demo.FOLDER / name, tmp_path / name)
+        shutil.copy(demo.FOLDER / "tokenizer.json", tmp_path / name)
+    result = invoke("evaluate", *(tmp_path / name for name in names), *arguments[2:])
+    assert result.exit_code == 0, result.output
+    *routes, none = [more["two_tier"] for more in seen]
+    assert none is None and all(route.is_full for route in routes)
+    assert [route.calibration for route in routes] == [usual.calibration, other.calibration]
 
 
 def test_a_narrow_terminal_gets_blocks(task_file, tmp_path, monkeypatch):

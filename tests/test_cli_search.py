@@ -20,12 +20,13 @@ import via_ext.search
 from tests.calibrations import calibrated
 from tests.models import random_model
 from tests.test_cli import pseudo_terminal
-from via_ext import demo, search_text
+from via_ext import demo
 from via_ext.cli import app
 from via_ext.decode import Decoder
 from via_ext.fingerprint import fingerprint
 from via_ext.route import SlimRoute
-from via_ext.search_space import RouteSpace
+from via_ext.search import text as search_text
+from via_ext.search.space import RouteSpace
 
 LEAST = 10  # of a model of six layers
 

@@ -65,6 +65,14 @@ def test_route_rules(pair):
     assert 0.5 < route.cost(pair.target.config) < 0.6
 
 
+def test_two_tier_route_is_a_calibration_of_this_pair(pair):
+    route = demo.two_tier_route()
+    assert route.is_full and route.fingerprint == fingerprint(pair.target)
+    assert route.calibration.facts["drafter"] == fingerprint(pair.drafter)
+    asked = [setting.agreement for setting in route.calibration.settings]
+    assert asked == [1.0, 0.99, 0.95, 0.9]
+
+
 def test_the_pair_predicts_python(pair):
     """Held-out cross entropy far below chance: the weights are the trained ones."""
     losses = []

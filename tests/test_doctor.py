@@ -13,19 +13,20 @@ pytest.importorskip("transformers")
 
 from tests.models import VOCAB_SIZE, greedy, random_model
 from via_ext.doctor import Diagnosis, diagnose
-from via_ext.doctor_estimates import LOOKUP, PLAIN, STEPWISE, THREE, TWO, VIA
-from via_ext.doctor_text import Text, propose_along, slim_choices
+from via_ext.doctor.estimates import LOOKUP, PLAIN, STEPWISE, THREE, TWO, VIA
+from via_ext.doctor.text import Text, propose_along, slim_choices
 from via_ext.drafters import ModelDrafter, PromptLookupDrafter, SlimDrafter
 from via_ext.engines.torch import TorchEngine
 from via_ext.route import SlimRoute
 
 ROUTE = SlimRoute((True, False, True, True), (True, True, False, True))
+FEW = {"WARM_UP": 1, "MIN_REPEATS": 2, "MAX_REPEATS": 3, "ATTEMPTS": 1}
 
 
 @pytest.fixture(autouse=True)
 def few_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("WARM_UP", 1), ("MIN_REPEATS", 2), ("MAX_REPEATS", 3)):
-        monkeypatch.setattr(f"via_ext.doctor_passes.{name}", value)
+    for name, value in FEW.items():
+        monkeypatch.setattr(f"via_ext.doctor.passes.{name}", value)
 
 
 def prompts(*lengths: int) -> list[torch.Tensor]:
@@ -51,8 +52,8 @@ def perfect() -> Diagnosis:
     model = hollow_model()
     patch = pytest.MonkeyPatch()
     with patch.context() as context:
-        for name, value in (("WARM_UP", 1), ("MIN_REPEATS", 2), ("MAX_REPEATS", 3)):
-            context.setattr(f"via_ext.doctor_passes.{name}", value)
+        for name, value in FEW.items():
+            context.setattr(f"via_ext.doctor.passes.{name}", value)
         generator = torch.Generator().manual_seed(3)
         ids = [torch.randint(0, VOCAB_SIZE, (n,), generator=generator) for n in (10, 17)]
         return diagnose(model, model, ROUTE, ids, max_new_tokens=16, validate=True)

@@ -20,7 +20,7 @@ from via_ext.evaluation.methods import Subject, baseline_of, choose, config_of, 
 from via_ext.evaluation.runners import Record
 from via_ext.trace import TextScore
 
-NEW = 16
+NEW = 8
 KEYS = ["transformers", "assisted", "two-tier-2", "lookup", "via", "exact", "slim"]
 ORACLES = ["oracle-two-tier", "oracle"]
 

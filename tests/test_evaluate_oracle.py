@@ -107,7 +107,7 @@ def test_no_exact_method_is_cheaper_and_the_text_is_the_full_models(pair):
     tasks = [TaskPrompt(str(i), "t", "t", prompt) for i, prompt in enumerate(ids)]
     keys = ["two-tier-2", "two-tier-4", "two-tier-8", "exact", "exact-backlog-4"]
     options = {"methods": [*keys, "oracle", "oracle-two-tier"], "repeats": 0}
-    found = evaluate(*pair, tasks, max_new_tokens=12, **options)
+    found = evaluate(*pair, tasks, max_new_tokens=8, **options)
     costs = {key: found.summary(key)["modelled_cost"] for key in (*keys, "greedy")}
     oracle, two = (found.summary(key) for key in ("oracle", "oracle-two-tier"))
     assert oracle["agreement"] == two["agreement"] == 1.0

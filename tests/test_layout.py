@@ -130,6 +130,15 @@ def test_imports_point_downward(path):
         assert not uses(path, "via_ext._C"), f"{relative(path)} goes around via_ext.ops"
 
 
+def test_exported_names_are_no_modules():
+    """Importing via_ext.x sets the attribute x: it must not replace a function of that name."""
+    import via_ext
+
+    modules = {p.name.removesuffix(".py") for p in (ROOT / "via_ext").iterdir()}
+    hidden = {name for name, module in via_ext._EXPORTS.items() if module and name in modules}
+    assert not hidden, f"modules that hide what via_ext exports: {hidden}"
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_licence_line_and_size(path):
     lines = path.read_text().splitlines()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ import via_ext
 from tests.models import random_model
 from tests.test_search import LAYERS, LEAST, search, text_of_tests
 from via_ext.route import SlimRoute
+from via_ext.search import SublayerCosts
+
+THREE = SublayerCosts((1.0,) * 3, (1.0,) * 3, 1.0, "seconds")
+BELOW = SublayerCosts((1.0,) * 6, (*(1.0,) * 5, -1.0), 1.0, "seconds")
+NOTHING = SublayerCosts((0.0,) * 6, (0.0,) * 6, 0.0, "seconds")
 
 
 @pytest.mark.parametrize(
@@ -51,16 +57,60 @@ from via_ext.route import SlimRoute
         ({"max_backlog": 4.0}, TypeError, "max_backlog must be an int, got 4.0"),
         ({"alpha": "x"}, TypeError, "alpha must be a number, got 'x'"),
         ({"beta": None}, TypeError, "beta must be a number, got None"),
-        ({"draft_cost": "x"}, TypeError, "draft_cost must be a number, got 'x'"),
+        ({"draft_cost": "x"}, TypeError, "draft_cost must be a number or None, got 'x'"),
         ({"costs": 3}, TypeError, "costs must be SublayerCosts or None, got 3"),
         ({"drafter": 3}, TypeError, "drafter must be a transformers model"),
+        ({"objective": None}, TypeError, "objective must be a string, got None"),
+        ({"proposals": 1}, TypeError, "proposals must be a string, got 1"),
+        ({"patience": 1.5}, TypeError, "patience must be an int or None, got 1.5"),
+        ({"seed": True}, TypeError, "seed must be an int, got True"),
+        ({"seed": -1}, ValueError, r"seed must be in \[0, 2\*\*32\), got -1"),
+        ({"seed": 2**32}, ValueError, r"seed must be in \[0, 2\*\*32\), got 4294967296"),
+        ({"max_backlog": -1}, ValueError, "max_backlog must be at least 0, got -1"),
+        ({"draft_length": "x"}, TypeError, "draft_length must be an int, got 'x'"),
+        ({"draft_length": 0}, ValueError, "draft_length must be at least 1, got 0"),
+        ({"draft_cost": -0.1}, ValueError, "draft_cost must be finite and at least 0, got -0.1"),
+        ({"draft_cost": math.nan}, ValueError, "draft_cost must be finite and .*, got nan"),
+        ({"costs": THREE}, ValueError, "costs must have 6 attention and MLP .*, got 3 and 3"),
+        ({"costs": BELOW}, ValueError, "costs must be finite, none below 0 and not all 0, got"),
+        ({"costs": NOTHING}, ValueError, "costs must be finite, none below 0 and not all 0"),
+        ({"study": 3}, TypeError, "study must be a path or None, got 3"),
+        ({"study": True}, TypeError, "study must be a path or None, got True"),
+        ({"study": b"x"}, TypeError, "study must be a path or None, got b'x'"),
+        ({"progress": "x"}, TypeError, "progress must be callable or None, got 'x'"),
+        ({"skip_ratio": math.nan}, ValueError, r"skip_ratio must be in \(0, 1\), got nan"),
     ],
 )
-def test_bad_arguments(options: Any, error: type, text: str, monkeypatch: Any) -> None:
-    """Before any pass."""
+def test_bad_arguments(
+    options: Any, error: type, text: str, monkeypatch: Any, tmp_path: Path
+) -> None:
+    """Before any pass, and before the study is made."""
     monkeypatch.setattr("via_ext.scoring.LayerPass", None)
-    with pytest.raises(error, match=text):
-        search(**options)
+    study = tmp_path / "trials.jsonl"
+    with pytest.raises(error, match=text) as caught:
+        search(**({"study": study} | options))
+    assert not study.exists()
+    if "drafter" not in options:
+        assert str(caught.value).startswith("search_route: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "said"),
+    [
+        (3, TypeError, "sequences must be token ids or a list of them, got int"),
+        ("abc", TypeError, "sequences must be token ids or a list of them, got str"),
+        ([], ValueError, "sequences must hold at least one sequence, got none"),
+        ([[1] * 40, "x"], TypeError, r"sequences\[1\] must be token ids, got 'x'"),
+        ([["a", "b"]], TypeError, r"sequences\[0\] must be token ids, got \['a', 'b'\]"),
+        ([[1.5] * 40], TypeError, r"sequences\[0\] must be int32 or int64, got torch.float32"),
+        (torch.zeros(40, dtype=torch.int64), ValueError, r"sequences\[0\] must have rank 1, got 0"),
+        ([[1] * 40, []], ValueError, r"sequences\[1\] must hold at least one token, got none"),
+        ([[96] * 40], ValueError, r"sequences\[0\] must hold ids in \[0, 96\), got 96"),
+    ],
+)
+def test_bad_text(text: Any, error: type, said: str) -> None:
+    with pytest.raises(error, match=f"search_route: {said}"):
+        via_ext.search_route(random_model("llama", num_layers=LAYERS), text, max_backlog=4)
 
 
 def test_bad_models(monkeypatch: pytest.MonkeyPatch) -> None:

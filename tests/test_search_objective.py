@@ -13,9 +13,9 @@ import torch
 from tests.models import VOCAB_SIZE, random_model
 from via_ext.route import SlimRoute
 from via_ext.scoring import DeployedScorer
-from via_ext.search_costs import SublayerCosts, sublayer_seconds, weight_bytes
-from via_ext.search_latency import DraftModel, chain_tokens, time_per_token
-from via_ext.search_objective import Objective, divergence, tier_gain
+from via_ext.search.costs import SublayerCosts, sublayer_seconds, weight_bytes
+from via_ext.search.latency import DraftModel, chain_tokens, time_per_token
+from via_ext.search.objective import Objective, divergence, tier_gain
 
 ROUTE = SlimRoute((True, False, True, True), (True, True, False, True))
 
@@ -74,7 +74,7 @@ def test_ruled_out_tokens() -> None:
 def test_rows_are_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     full, slim = torch.randn(2, 11, 8)
     whole = divergence(full, slim)
-    monkeypatch.setattr("via_ext.search_objective._PIECE", 24)
+    monkeypatch.setattr("via_ext.search.objective._PIECE", 24)
     assert torch.equal(divergence(full, slim), whole)
 
 

@@ -11,8 +11,8 @@ import torch
 pytest.importorskip("transformers")
 
 from tests.models import greedy, random_model
-from via_ext.calibrate_models import STOPS, step_rows
-from via_ext.calibrate_trace import Trace, trace_texts
+from via_ext.calibration.models import STOPS, step_rows
+from via_ext.calibration.trace import Trace, trace_texts
 from via_ext.drafters import ModelDrafter
 from via_ext.models.assistant import slim_view
 from via_ext.route import SlimRoute

@@ -13,7 +13,7 @@ from via_ext._build import build_info, require_torch
 
 if TYPE_CHECKING:
     from via_ext import compat, demo, drafters, ops
-    from via_ext.calibrate_run import calibrate
+    from via_ext.calibration.run import calibrate
     from via_ext.config import ViaConfig
     from via_ext.custom import custom_generate
     from via_ext.decode import Decoder
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from via_ext.result import DecodeResult, StepOutput
     from via_ext.route import SlimRoute
     from via_ext.search import search_route
-    from via_ext.search_costs import SublayerCosts, sublayer_seconds
-    from via_ext.search_result import RouteSearch
+    from via_ext.search.costs import SublayerCosts, sublayer_seconds
+    from via_ext.search.result import RouteSearch
     from via_ext.stats import DecodeStats
     from via_ext.tree import Tree
 
@@ -35,13 +35,13 @@ _EXPORTS: dict[str, str | None] = {
     "DecodeResult": "result",
     "DecodeStats": "stats",
     "Decoder": "decode",
-    "RouteSearch": "search_result",
+    "RouteSearch": "search.result",
     "SlimRoute": "route",
     "StepOutput": "result",
-    "SublayerCosts": "search_costs",
+    "SublayerCosts": "search.costs",
     "Tree": "tree",
     "ViaConfig": "config",
-    "calibrate": "calibrate_run",
+    "calibrate": "calibration.run",
     "compat": None,
     "custom_generate": "custom",
     "demo": None,
@@ -51,7 +51,7 @@ _EXPORTS: dict[str, str | None] = {
     "ops": None,
     "search_route": "search",
     "slim_view": "models.assistant",
-    "sublayer_seconds": "search_costs",
+    "sublayer_seconds": "search.costs",
 }
 
 __all__ = [

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
-    from via_ext.calibrate_report import Calibrated, SettingReport
+    from via_ext.calibration.report import Calibrated, SettingReport
 
 #: Shorter pieces of text say little about what follows.
 _LEAST_PROMPT = 16
@@ -67,8 +67,8 @@ def calibrate(
     # Imported here: a usage error or --help must not wait for torch and transformers.
     import torch
 
-    from via_ext.calibrate_run import AGREEMENTS
-    from via_ext.calibrate_run import calibrate as run
+    from via_ext.calibration.run import AGREEMENTS
+    from via_ext.calibration.run import calibrate as run
 
     torch.set_num_threads(threads)
     least = _check_sizes(prompts, held_out, max_new_tokens)
@@ -102,8 +102,8 @@ def _check_writable(out: Path) -> None:
 
 def _check_sizes(prompts: int, held_out: float, max_new_tokens: int) -> int:
     """The fewest prompts that are enough; refuses options that cannot be."""
-    from via_ext.calibrate_learn import MIN_TOKENS
-    from via_ext.calibrate_run import MIN_PROMPTS, held_out_count
+    from via_ext.calibration.learn import MIN_TOKENS
+    from via_ext.calibration.run import MIN_PROMPTS, held_out_count
 
     least = max(MIN_PROMPTS + 1, int((MIN_PROMPTS - 0.5) / (1.0 - held_out)))
     while least - held_out_count(least, held_out) < MIN_PROMPTS:
@@ -144,8 +144,8 @@ def _texts(
     paths: list[Path] | None, tokenizer: Any, prompts: int, length: int, held_out: float, least: int
 ) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
     """Prompts, and others to measure on where the text has a split of its own."""
-    from via_ext.calibrate_run import held_out_count
-    from via_ext.search_text import cut, library_documents, read_documents
+    from via_ext.calibration.run import held_out_count
+    from via_ext.search.text import cut, library_documents, read_documents
 
     def some(documents: Any, count: int) -> list[torch.Tensor]:
         return cut(documents, tokenizer, count * length, length, _LEAST_PROMPT)[:count]

@@ -92,7 +92,7 @@ def doctor(
     if as_json:
         print(json.dumps(found.to_dict(), indent=1))
         return
-    from via_ext.doctor_report import show
+    from via_ext.doctor.report import show
 
     show(found, make_console(plain))
 

@@ -37,7 +37,7 @@ def evaluate(
     drafter: Annotated[Path | None, typer.Argument(help="Folder of a small model.")] = None,
     demo: Annotated[bool, _option("Evaluate the embedded pair.", "--demo")] = False,
     route: Annotated[Path | None, _option("Route file of the slim verifier.")] = None,
-    two_tier: Annotated[Path | None, _option("Calibrated route file of two tiers.")] = None,
+    two_tier: Annotated[Path | None, _option("Route file of two tiers; --demo has one.")] = None,
     tasks: Annotated[list[Path] | None, _option("JSONL file; default built-in tasks.")] = None,
     methods: Annotated[str | None, _option("Names with commas; default all.")] = None,
     prompts: Annotated[int | None, _option("Prompts of a set.", min=1)] = None,
@@ -76,7 +76,7 @@ def evaluate(
     two = None if two_tier is None else _load_route(two_tier, "--two-tier")
     texts, problems = _texts(tasks or [])
     pair = _models(target, drafter, dtype)
-    slim = slim or pair.route
+    slim, two = slim or pair.route, two or _two_tier(demo)
     check_subject(Subject(pair.target, pair.drafter, slim, two))
     found, long, unused = _prompts(texts, pair, counts)
     problems += long
@@ -155,6 +155,12 @@ def _models(target: Path | None, drafter: Path | None, dtype: str) -> Any:
     check_same_tokenizer(tokenizer, drafter, small, "evaluate")
     nothing: Any = None
     return EmbeddedPair(model, small, tokenizer, nothing)
+
+
+def _two_tier(demo: bool) -> SlimRoute | None:
+    from via_ext.demo import two_tier_route
+
+    return two_tier_route() if demo else None
 
 
 def _load_route(path: Path, name: str) -> SlimRoute:

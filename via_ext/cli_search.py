@@ -16,7 +16,7 @@ from via_ext.cli_common import Debug, make_console
 if TYPE_CHECKING:
     import torch
 
-    from via_ext.search_result import RouteSearch, Trial
+    from via_ext.search.result import RouteSearch, Trial
 
 
 class Criterion(StrEnum):
@@ -86,7 +86,7 @@ def search(
     import torch
 
     from via_ext.search import search_route
-    from via_ext.search_costs import sublayer_seconds
+    from via_ext.search.costs import sublayer_seconds
 
     torch.set_num_threads(threads)
     model, small, tokenizer = _load(target, drafter, dtype, device)
@@ -190,7 +190,7 @@ def _load(target: Path | None, drafter: Path | None, dtype: str, device: str) ->
 def _sequences(
     text: list[Path] | None, tokenizer: Any, tokens: int, length: int, least: int
 ) -> list[torch.Tensor]:
-    from via_ext.search_text import cut, library_documents, read_documents
+    from via_ext.search.text import cut, library_documents, read_documents
 
     documents = read_documents(text) if text else library_documents(held_out=False)
     if length < least:

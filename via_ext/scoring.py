@@ -160,36 +160,46 @@ class DeployedScorer:
 
 
 def read_sequences(
-    config: Any, sequences: torch.Tensor | Sequence[torch.Tensor | Sequence[int]]
+    config: Any,
+    sequences: torch.Tensor | Sequence[torch.Tensor | Sequence[int]],
+    caller: str = "DeployedScorer",
 ) -> list[torch.Tensor]:
     """Token ids as int64 tensors on the host, checked against a model's config.
+
+    Args:
+        config: of the model.
+        sequences: see `DeployedScorer`.
+        caller: named by errors.
 
     Raises:
         TypeError, ValueError: see `DeployedScorer`.
     """
     if isinstance(sequences, str) or not isinstance(sequences, torch.Tensor | Sequence):
         got = type(sequences).__name__
-        raise TypeError(f"DeployedScorer: sequences must be token ids or a list of them, got {got}")
+        raise TypeError(f"{caller}: sequences must be token ids or a list of them, got {got}")
     if not len(sequences):
-        raise ValueError("DeployedScorer: sequences must hold at least one sequence, got none")
+        raise ValueError(f"{caller}: sequences must hold at least one sequence, got none")
     found = []
     for index, sequence in enumerate(sequences):
         name = f"sequences[{index}]"
-        ids = torch.as_tensor(sequence)
+        try:
+            ids = torch.as_tensor(sequence)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{caller}: {name} must be token ids, got {sequence!r}") from error
         if ids.dim() != 1:
-            raise ValueError(f"DeployedScorer: {name} must have rank 1, got {ids.dim()}")
+            raise ValueError(f"{caller}: {name} must have rank 1, got {ids.dim()}")
         if not ids.numel():
-            raise ValueError(f"DeployedScorer: {name} must hold at least one token, got none")
+            raise ValueError(f"{caller}: {name} must hold at least one token, got none")
         if ids.dtype not in (torch.int32, torch.int64):
-            raise TypeError(f"DeployedScorer: {name} must be int32 or int64, got {ids.dtype}")
+            raise TypeError(f"{caller}: {name} must be int32 or int64, got {ids.dtype}")
         ids = ids.to("cpu", torch.int64)
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= config.vocab_size:
             rule = f"hold ids in [0, {config.vocab_size})"
-            raise ValueError(f"DeployedScorer: {name} must {rule}, got {low if low < 0 else high}")
+            raise ValueError(f"{caller}: {name} must {rule}, got {low if low < 0 else high}")
         context = getattr(config, "max_position_embeddings", None)
         if context is not None and ids.numel() > context:
             rule = f"fit the model's context of {context} tokens"
-            raise ValueError(f"DeployedScorer: {name} must {rule}, got {ids.numel()}")
+            raise ValueError(f"{caller}: {name} must {rule}, got {ids.numel()}")
         found.append(ids)
     return found

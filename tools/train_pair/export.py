@@ -54,7 +54,8 @@ def write_manifest(folder: Path) -> None:
 def export(checkpoints: Path, folder: Path) -> None:
     """Both models, the trained route tied to the target, and the manifest, into `folder`.
 
-    tokenizer.json and prompts.json stay as they are.
+    tokenizer.json and prompts.json stay as they are; route.json and two_tier.json have to be
+    calibrated anew.
     """
     from transformers import AutoModelForCausalLM
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded pair: a small target, drafter, tokenizer and route from files in this package.
+"""The embedded pair: a small target, drafter, tokenizer and routes from files in this package.
 
 Nothing is downloaded. What the pair is, what it was trained on and what it can show stands in
 MODEL_CARD.md beside this file.
@@ -18,7 +18,7 @@ from via_ext.route import SlimRoute
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-__all__ = ["EmbeddedPair", "MissingFileError", "Prompt", "load", "prompts"]
+__all__ = ["EmbeddedPair", "MissingFileError", "Prompt", "load", "prompts", "two_tier_route"]
 
 FOLDER = Path(__file__).parent
 
@@ -76,6 +76,11 @@ def load(folder: str | os.PathLike[str] | None = None) -> EmbeddedPair:
     )
     route = SlimRoute.load(root / "route.json")
     return EmbeddedPair(_model(root / "target"), _model(root / "drafter"), tokenizer, route)
+
+
+def two_tier_route() -> SlimRoute:
+    """The embedded pair's calibration of two tiers: drafter and target, no slim verifier."""
+    return SlimRoute.load(FOLDER / "two_tier.json")
 
 
 def prompts() -> list[Prompt]:

@@ -27,7 +27,7 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
     build = build_info()
     facts: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         # Other work on the machine: above 0 the speeds are too low.
@@ -47,7 +47,8 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
     return facts
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor's model name, as far as the system tells."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

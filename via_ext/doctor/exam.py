@@ -11,11 +11,11 @@ import torch
 
 from via_ext.config import ViaConfig
 from via_ext.decode import Decoder
-from via_ext.doctor_estimates import CALIBRATED, PLAIN, STEPWISE, TWO, VIA, Estimate
-from via_ext.doctor_evidence import GIVEN, Evidence
-from via_ext.doctor_figures import Counts, Times
-from via_ext.doctor_model import MAX_BACKLOG
-from via_ext.doctor_parts import (
+from via_ext.doctor.estimates import CALIBRATED, PLAIN, STEPWISE, TWO, VIA, Estimate
+from via_ext.doctor.evidence import GIVEN, Evidence
+from via_ext.doctor.figures import Counts, Times
+from via_ext.doctor.model import MAX_BACKLOG
+from via_ext.doctor.parts import (
     MAX_DRAFT,
     MIN_PROMPT,
     check_parts,
@@ -24,15 +24,15 @@ from via_ext.doctor_parts import (
     rejected,
     tried_routes,
 )
-from via_ext.doctor_passes import drafter_cases, engine_cases, time_cases
-from via_ext.doctor_runs import (
+from via_ext.doctor.passes import drafter_cases, engine_cases, time_cases
+from via_ext.doctor.runs import (
     Check,
     agreed_tokens,
     check_predictions,
     host_seconds,
     sample_run,
 )
-from via_ext.doctor_text import Text, propose_along, slim_choices, tally
+from via_ext.doctor.text import Text, propose_along, slim_choices, tally
 from via_ext.drafters import Drafter, PromptLookupDrafter
 from via_ext.engines.torch import TorchEngine
 from via_ext.route import SlimRoute
@@ -160,7 +160,7 @@ class Examination:
         for name, route in routes.items():
             engine = TorchEngine(self._target, route)
             groups[f"route {name}"] = engine_cases(engine, *shape, MAX_BACKLOG)
-        found = time_cases(groups)
+        found, evidence.attempts = time_cases(groups)
         evidence.full = found["full"]
         evidence.drafters = {name: found[f"drafter {name}"] for name in drafters}
         evidence.routes = {name: found[f"route {name}"] for name in routes}

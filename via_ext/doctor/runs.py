@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from via_ext.decode import Decoder
-from via_ext.doctor_figures import Counts
+from via_ext.doctor.figures import Counts
 from via_ext.engines.verify import TIER_FULL
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from via_ext.calibrate_cost import PassCosts
-from via_ext.calibration import Calibration, Setting
+from via_ext.calibration.cost import PassCosts
+from via_ext.calibration.stored import Calibration, Setting
 from via_ext.config import ViaConfig
 from via_ext.decode import Decoder
 from via_ext.route import SlimRoute

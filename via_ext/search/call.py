@@ -15,15 +15,14 @@ from via_ext.fingerprint import fingerprint
 from via_ext.models.families import check_supported
 from via_ext.route import SlimRoute
 from via_ext.scoring import DeployedScorer, read_sequences
-from via_ext.search_costs import SublayerCosts, weight_bytes
-from via_ext.search_objective import OBJECTIVES, Objective, tier_gain
-from via_ext.search_proposals import propose, require_optuna
-from via_ext.search_result import RouteSearch
-from via_ext.search_run import Progress, Run
-from via_ext.search_space import RouteSpace
-from via_ext.search_study import Study
-
-PROPOSALS = ("swaps", "bayes")
+from via_ext.search.checks import check_drafter, check_text, check_types, check_values
+from via_ext.search.costs import SublayerCosts, weight_bytes
+from via_ext.search.objective import Objective, tier_gain
+from via_ext.search.proposals import propose
+from via_ext.search.result import RouteSearch
+from via_ext.search.run import Progress, Run
+from via_ext.search.space import RouteSpace
+from via_ext.search.study import Study
 
 
 def search_route(
@@ -65,12 +64,12 @@ def search_route(
         trials: routes to score, at least two more than sublayers that may be skipped.
         patience: stop after so many trials without a better route, None = never.
         proposals: "swaps", or "bayes": every fourth proposal is optuna's.
-        seed: the same seed gives the same trials.
+        seed: in [0, 2**32); the same seed gives the same trials.
         max_backlog: of the decoding to come, see `ViaConfig`.
         drafter: a `transformers` model of the same vocabulary: adds delta, and its acceptance and
             cost to the latency.
         draft_length: tokens of a draft; latency only.
-        draft_cost: of one drafted token in full passes, None = by bytes; latency only.
+        draft_cost: of one drafted token in full passes, at least 0, None = by bytes; latency only.
         costs: of the target's sublayers for the latency, from `sublayer_seconds`; None = by bytes.
         initial: scored first, in place of the even route.
         study: file of the trials; where it exists, its search goes on.
@@ -86,19 +85,30 @@ def search_route(
         ImportError: optuna is missing.
         KeyboardInterrupt: interrupted before the first route was scored.
     """
-    _check_types(
-        {"alpha": alpha, "beta": beta, "draft_cost": 0.0 if draft_cost is None else draft_cost},
-        {"seed": seed, "max_backlog": max_backlog},
-        costs,
-        initial,
-    )
+    options: dict[str, Any] = {
+        "objective": objective,
+        "alpha": alpha,
+        "beta": beta,
+        "trials": trials,
+        "patience": patience,
+        "proposals": proposals,
+        "seed": seed,
+        "max_backlog": max_backlog,
+        "draft_length": draft_length,
+        "draft_cost": draft_cost,
+        "costs": costs,
+        "initial": initial,
+        "study": study,
+        "progress": progress,
+    }
+    check_types(options)
     check_supported(target)
     space = RouteSpace(target.config.num_hidden_layers, skip_ratio, min_shared_prefix)
-    _check(objective, alpha, beta, trials, patience, proposals, draft_length, skip_ratio, space)
-    tokens = read_sequences(target.config, sequences)
-    _check_text(tokens, max_backlog)
+    check_values(options, skip_ratio, space)
+    tokens = read_sequences(target.config, sequences, "search_route")
+    check_text(tokens, max_backlog)
     if drafter is not None:
-        _check_drafter(drafter, target)
+        check_drafter(drafter, target)
     first = space.evenly() if initial is None else space.skips(initial)
     by_bytes = SublayerCosts.from_bytes(target.config)
     timed, drafts = objective == "latency", objective == "latency" and drafter is not None
@@ -163,79 +173,6 @@ def search_route(
     masks = run.best.route.keep_attention, run.best.route.keep_mlp
     route = SlimRoute(*masks, settings["model"], facts=facts)
     return RouteSearch(route, run.best.value, delta, tuple(run.trials), run.interrupted)
-
-
-def _check_types(
-    numbers: dict[str, object], integers: dict[str, object], costs: object, initial: object
-) -> None:
-    rules: list[tuple[dict[str, object], Any, str]] = [
-        (numbers, int | float, "a number"),
-        (integers, int, "an int"),
-        ({} if costs is None else {"costs": costs}, SublayerCosts, "SublayerCosts or None"),
-        ({} if initial is None else {"initial": initial}, SlimRoute, "a SlimRoute or None"),
-    ]
-    for values, kind, rule in rules:
-        for name, value in values.items():
-            if isinstance(value, bool) or not isinstance(value, kind):
-                raise TypeError(f"search_route: {name} must be {rule}, got {value!r}")
-
-
-def _check(
-    objective: str,
-    alpha: float,
-    beta: float,
-    trials: int,
-    patience: int | None,
-    proposals: str,
-    draft_length: int,
-    skip_ratio: float | None,
-    space: RouteSpace,
-) -> None:
-    for name, value, known in (
-        ("objective", objective, OBJECTIVES),
-        ("proposals", proposals, PROPOSALS),
-    ):
-        if value not in known:
-            raise ValueError(f"search_route: {name} must be one of {', '.join(known)}, got {value}")
-    if skip_ratio is None and objective != "latency":
-        rule = "be a number unless objective is latency (skipping nothing is best otherwise)"
-        raise ValueError(f"search_route: skip_ratio must {rule}, got None")
-    if not 0.0 <= alpha < 1.0:
-        raise ValueError(f"search_route: alpha must be in [0, 1), got {alpha}")
-    if not 0.0 < beta <= 1.0:
-        raise ValueError(f"search_route: beta must be in (0, 1], got {beta}")
-    least = len(space.sublayers) + 2
-    for name, number, low in (
-        ("trials", trials, least),
-        ("patience", patience, 1),
-        ("draft_length", draft_length, 1),
-    ):
-        if number is None and name == "patience":
-            continue
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise TypeError(f"search_route: {name} must be an int, got {number!r}")
-        if number < low:
-            why = f" ({least - 2} sublayers alone, and 2)" if name == "trials" else ""
-            raise ValueError(f"search_route: {name} must be at least {low}{why}, got {number}")
-    if proposals == "bayes":
-        require_optuna()
-
-
-def _check_text(tokens: list[torch.Tensor], max_backlog: int) -> None:
-    longest = max(map(len, tokens))
-    if longest <= max_backlog:
-        rule = (
-            f"hold one of max_backlog + 1 = {max_backlog + 1} tokens, so that every backlog occurs"
-        )
-        raise ValueError(f"search_route: sequences must {rule}, got {longest} tokens at most")
-
-
-def _check_drafter(drafter: Any, target: Any) -> None:
-    check_supported(drafter, "drafter")
-    own, vocabulary = drafter.config.vocab_size, target.config.vocab_size
-    if own != vocabulary:
-        rule = f"have the target's vocabulary of {vocabulary} ids"
-        raise ValueError(f"search_route: drafter must {rule}, got {own}")
 
 
 def _digest(tokens: list[torch.Tensor]) -> str:

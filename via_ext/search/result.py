@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from via_ext.route import SlimRoute
-from via_ext.search_space import Sublayer
+from via_ext.search.space import Sublayer
 
 #: Kinds of trials: a start without knowledge (or the caller's), one sublayer skipped alone, the
 #: least sensitive ones skipped, a step of the local search, a jump of it, a proposal of TPE.

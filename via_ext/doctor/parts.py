@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from via_ext.config import MAX_PASS_TOKENS, ViaConfig
-from via_ext.doctor_evidence import GIVEN, OWN_LOOKUP
-from via_ext.doctor_model import MAX_BACKLOG
+from via_ext.doctor.evidence import GIVEN, OWN_LOOKUP
+from via_ext.doctor.model import MAX_BACKLOG
 from via_ext.drafters import Drafter, PromptLookupDrafter
 from via_ext.drafters.connect import make_drafter
 from via_ext.engines.torch import TorchEngine

@@ -7,11 +7,11 @@ import math
 import time
 from collections.abc import Callable, Generator
 
-from via_ext.search_objective import Objective
-from via_ext.search_proposals import Proposal
-from via_ext.search_result import Trial
-from via_ext.search_space import RouteSpace
-from via_ext.search_study import Study
+from via_ext.search.objective import Objective
+from via_ext.search.proposals import Proposal
+from via_ext.search.result import Trial
+from via_ext.search.space import RouteSpace
+from via_ext.search.study import Study
 
 Progress = Callable[[Trial, Trial], None]
 

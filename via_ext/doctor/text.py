@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from via_ext.doctor_figures import Tokens
+from via_ext.doctor.figures import Tokens
 from via_ext.drafters import Drafter
 from via_ext.engines.draft import split_drafts
 from via_ext.engines.request import common_prefix

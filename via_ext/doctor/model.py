@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from via_ext.doctor_figures import Counts, Times, Tokens
+from via_ext.doctor.figures import Counts, Times, Tokens
 
 #: A route's survival is followed to this many unaudited tokens, the default `max_backlog`.
 MAX_BACKLOG = 32

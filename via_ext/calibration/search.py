@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
-from via_ext.calibrate_replay import Replay
-from via_ext.calibration import Setting
+from via_ext.calibration.replay import Replay
+from via_ext.calibration.stored import Setting
 
 _STOPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _MATCHES = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, math.inf)

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from via_ext.doctor_estimates import VIA, BreakEven, Estimate, Lead, break_even, estimate
-from via_ext.doctor_exam import Examination
-from via_ext.doctor_findings import Findings, advise, conclude
-from via_ext.doctor_runs import Check
+from via_ext.doctor.advice import advise
+from via_ext.doctor.estimates import VIA, BreakEven, Estimate, Lead, break_even, estimate
+from via_ext.doctor.exam import Examination
+from via_ext.doctor.findings import Findings, conclude
+from via_ext.doctor.runs import Check
 from via_ext.route import SlimRoute
 
 
@@ -39,6 +40,8 @@ class Diagnosis:
         break_even: where three tiers would begin to beat two.
         verdict: sentences.
         advice: sentences, the most telling first; may be empty.
+        withheld: gains that are no advice, since the times of the passes are less certain, and how
+            much.
         checks: predictions against decodes; empty unless `validate`.
     """
 
@@ -54,6 +57,7 @@ class Diagnosis:
     break_even: BreakEven
     verdict: tuple[str, ...]
     advice: tuple[str, ...]
+    withheld: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,6 +105,7 @@ def diagnose(
     width, total = 1 + num_draft_tokens, evidence.tally(evidence.all)
     accepted = (1.0, *tokens.accepted[:num_draft_tokens])
     findings = Findings(evidence, estimates, lead, limits, exam.route)
+    advice, withheld = advise(findings)
     checks = exam.check(estimates) if validate else []
     return Diagnosis(
         facts=exam.facts(),
@@ -114,6 +119,7 @@ def diagnose(
         lead=lead,
         break_even=limits,
         verdict=tuple(conclude(findings)),
-        advice=tuple(advise(findings)),
+        advice=tuple(advice),
+        withheld=tuple(withheld),
         checks=tuple(checks),
     )

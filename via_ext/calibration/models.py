@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import torch
 
-from via_ext.calibrate_fit import FitQuality, fit_logistic, log_odds, quality
-from via_ext.calibrate_trace import DEPTH, Trace
-from via_ext.calibration import DRAFT_FEATURES
+from via_ext.calibration.fit import FitQuality, fit_logistic, log_odds, quality
+from via_ext.calibration.stored import DRAFT_FEATURES
+from via_ext.calibration.trace import DEPTH, Trace
 from via_ext.router import FEATURES
 
 #: Stops under which the rows are collected: the fits serve every setting between them.

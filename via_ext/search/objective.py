@@ -14,8 +14,8 @@ import torch
 
 from via_ext.route import SlimRoute
 from via_ext.scoring import DeployedScorer
-from via_ext.search_costs import SublayerCosts
-from via_ext.search_latency import DraftModel, chain_tokens, time_per_token
+from via_ext.search.costs import SublayerCosts
+from via_ext.search.latency import DraftModel, chain_tokens, time_per_token
 
 OBJECTIVES = ("divergence", "missing_mass", "latency")
 # Elements of one float32 tensor while a divergence is summed: rows are taken in such pieces.

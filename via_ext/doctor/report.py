@@ -10,8 +10,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from via_ext.doctor import Diagnosis
-from via_ext.doctor_estimates import Estimate
+from via_ext.doctor.diagnosis import Diagnosis
+from via_ext.doctor.estimates import Estimate
 
 PASSES = ("tokens", "ms", "spread", "runs")
 WAYS = ("ms/token", "tok/s", "speedup", "95 %", "agree", "draft", "audit")
@@ -91,6 +91,12 @@ def show(found: Diagnosis, console: Console) -> None:
     if found.advice:
         console.print(Text("\nWhat to change:", style="bold"))
     for sentence in found.advice:
+        console.print(Text(f"- {sentence}"))
+    if found.withheld:
+        console.print(
+            Text("\nNot advised, as the times of the passes are less certain:", style="bold")
+        )
+    for sentence in found.withheld:
         console.print(Text(f"- {sentence}"))
     if found.checks:
         console.print(Text("\nPredicted and measured tokens per second:", style="bold"))

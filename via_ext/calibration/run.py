@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 
-from via_ext.calibrate_choice import Chooser
-from via_ext.calibrate_cost import pass_costs
-from via_ext.calibrate_decode import BATCH, Trials
-from via_ext.calibrate_learn import Learner
-from via_ext.calibrate_models import fit_models, judge_models
-from via_ext.calibrate_replay import Replay
-from via_ext.calibrate_report import Calibrated, SettingReport
-from via_ext.calibrate_search import cheapest, lossy_points
-from via_ext.calibration import Calibration
+from via_ext.calibration.choice import Chooser
+from via_ext.calibration.cost import pass_costs
+from via_ext.calibration.decode import BATCH, Trials
+from via_ext.calibration.learn import Learner
+from via_ext.calibration.models import fit_models, judge_models
+from via_ext.calibration.replay import Replay
+from via_ext.calibration.report import Calibrated, SettingReport
+from via_ext.calibration.search import cheapest, lossy_points
+from via_ext.calibration.stored import Calibration
 from via_ext.config import ViaConfig
 from via_ext.drafters import ModelDrafter
 from via_ext.fingerprint import fingerprint
@@ -82,8 +82,12 @@ def calibrate(
     if isinstance(drafter, torch.nn.Module):
         drafter = ModelDrafter(drafter)
     if not isinstance(drafter, ModelDrafter):
-        rule = "be a model or a ModelDrafter (whose scores on given text can be computed)"
-        raise TypeError(f"calibrate: drafter must {rule}, got {type(drafter).__name__}")
+        got = type(drafter).__name__
+        raise TypeError(
+            f"calibrate: drafter must be a model or a ModelDrafter, got {got}: there are no scores "
+            f"of others on given text to learn from. Calibrate with a small model of the target's "
+            f"vocabulary, or decode with this drafter uncalibrated (ViaConfig without agreement)"
+        )
     if route is None:
         route = SlimRoute.full(target.config.num_hidden_layers)
     check_route(route, target)

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import torch
 
-from via_ext.calibrate_decode import Measured, Trials
-from via_ext.calibrate_replay import Replay
-from via_ext.calibrate_report import SettingReport, make_report
-from via_ext.calibrate_search import (
+from via_ext.calibration.decode import Measured, Trials
+from via_ext.calibration.replay import Replay
+from via_ext.calibration.report import SettingReport, make_report
+from via_ext.calibration.search import (
     Point,
     cheapest,
     exact_points,
@@ -19,7 +19,7 @@ from via_ext.calibrate_search import (
     lossy_points,
     two_tier_points,
 )
-from via_ext.calibration import Calibration, Setting
+from via_ext.calibration.stored import Calibration, Setting
 
 #: Standard errors by which the agreement on the calibration prompts must exceed the request.
 MARGIN = 1.0

@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from via_ext.calibrate_decode import Measured
-from via_ext.calibrate_fit import FitQuality
-from via_ext.calibration import Setting
+from via_ext.calibration.decode import Measured
+from via_ext.calibration.fit import FitQuality
+from via_ext.calibration.stored import Setting
 from via_ext.route import SlimRoute
 
 

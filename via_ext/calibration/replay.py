@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import torch
 
-from via_ext.calibrate_cost import PassCosts
-from via_ext.calibrate_fit import log_odds
-from via_ext.calibrate_models import Models, Rows, acceptance_odds, bonus_features, with_depth
-from via_ext.calibrate_trace import DEPTH, SAME, Trace
-from via_ext.calibration import Setting
+from via_ext.calibration.cost import PassCosts
+from via_ext.calibration.fit import log_odds
+from via_ext.calibration.models import Models, Rows, acceptance_odds, bonus_features, with_depth
+from via_ext.calibration.stored import Setting
+from via_ext.calibration.trace import DEPTH, SAME, Trace
 
 
 class Replayed(NamedTuple):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from via_ext.doctor_figures import Counts, Times, Tokens
-from via_ext.doctor_passes import Timings
-from via_ext.doctor_text import Tally
+from via_ext.doctor.figures import Counts, Times, Tokens
+from via_ext.doctor.passes import Timings, negligible
+from via_ext.doctor.text import Tally
 
 #: The routes and drafters of an `Evidence`: those that were given, and those tried beside them.
 GIVEN, OWN_LOOKUP = "given", "prompt lookup"
@@ -27,6 +27,7 @@ class Evidence:
         full: timings of full passes.
         drafters: timings of drafting, by drafter.
         routes: timings of slim, tail and prefix passes, by route.
+        attempts: times that the passes were timed; the steadiest is kept.
     """
 
     draft: int
@@ -36,6 +37,7 @@ class Evidence:
     full: Timings = field(default_factory=Timings)
     drafters: dict[str, Timings] = field(default_factory=dict)
     routes: dict[str, Timings] = field(default_factory=dict)
+    attempts: int = 1
 
     @property
     def num_texts(self) -> int:
@@ -76,6 +78,19 @@ class Evidence:
         """Every timed pass of the given drafter and route, ready for JSON."""
         parts = (self.full, self.routes[GIVEN], self.drafters[GIVEN])
         return [row for part in parts for row in part.rows()]
+
+    def uncertain(self, drafters: Sequence[str], routes: Sequence[str]) -> list[dict[str, Any]]:
+        """Passes whose spread is not negligible, the largest relative one first.
+
+        Args:
+            drafters: whose passes count.
+            routes: the same; those of the full model always do.
+        """
+        limit = negligible((self.full, *self.drafters.values(), *self.routes.values()))
+        parts = [self.full, *(self.drafters[name] for name in drafters)]
+        parts += [self.routes[name] for name in routes]
+        rows = [row for part in parts for row in part.uncertain(limit)]
+        return sorted(rows, key=lambda row: -row["share"])
 
     @property
     def all(self) -> list[int]:

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from via_ext.calibrate_decode import Trials
-from via_ext.calibrate_fit import FitQuality
-from via_ext.calibrate_models import Models, fit_models, judge_models, mean_log_loss
-from via_ext.calibrate_trace import Trace, trace_texts
-from via_ext.calibration import Calibration, Setting
+from via_ext.calibration.decode import Trials
+from via_ext.calibration.fit import FitQuality
+from via_ext.calibration.models import Models, fit_models, judge_models, mean_log_loss
+from via_ext.calibration.stored import Calibration, Setting
+from via_ext.calibration.trace import Trace, trace_texts
 from via_ext.config import ViaConfig
 from via_ext.drafters import ModelDrafter
 from via_ext.fingerprint import fingerprint

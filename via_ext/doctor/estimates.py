@@ -8,8 +8,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from via_ext.doctor_evidence import GIVEN, OWN_LOOKUP, Evidence
-from via_ext.doctor_model import (
+from via_ext.doctor.evidence import GIVEN, OWN_LOOKUP, Evidence
+from via_ext.doctor.model import (
     Choice,
     best_three,
     best_two,

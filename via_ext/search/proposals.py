@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Generator
 from typing import Any, NamedTuple
 
-from via_ext.search_space import Moves, RouteSpace, Skips, unseen
+from via_ext.search.space import Moves, RouteSpace, Skips, unseen
 
 #: Every so many proposals after the sensitivity pass, one comes from TPE.
 THETA = 4
