@@ -74,7 +74,7 @@ bench: $(VENV)/.dev ext  ## time the operations against plain PyTorch
 	"$(BIN)/python" profiling/bench_ops.py
 
 # Without .venv: the machine's own Python, which has torch and pybind11, and build/gpu.
-STAGES ?= build,golden,tests,bench,sanitize
+STAGES ?= build,golden,tests,persistent,bench,sanitize
 BUDGET_S ?= 540
 OUT ?= profiling/results
 gpu-check:  ## build, check and time everything on the GPU here (STAGES=, BUDGET_S=, OUT=)

@@ -17,7 +17,8 @@ if(NOT VIA_CUDA_INCLUDE)
 endif()
 
 file(GLOB VIA_SIMT_RUNTIME CONFIGURE_DEPENDS tests/simt/runtime/*.cpp)
-set(VIA_CUDA_SOURCES tests/simt/simulate.cpp tests/simt/simulate_attention.cpp ${VIA_SIMT_RUNTIME})
+set(VIA_CUDA_SOURCES tests/simt/simulate.cpp tests/simt/simulate_attention.cpp
+    tests/simt/simulate_persistent.cpp ${VIA_SIMT_RUNTIME})
 set_source_files_properties(${VIA_CUDA_SOURCES} PROPERTIES
   INCLUDE_DIRECTORIES "${CMAKE_CURRENT_SOURCE_DIR}/tests/simt;${VIA_CUDA_INCLUDE}"
   COMPILE_OPTIONS "-ffp-contract=off;-Wno-unknown-pragmas")

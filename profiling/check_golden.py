@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from check_report import Result
+from check_runner import Ended
 
 PROGRAMS = ("golden_device", "golden_host")
 
@@ -43,3 +44,20 @@ def compare(device: Path, host: Path) -> Iterator[Result]:
             detail = difference(*(file.read_bytes() for file in files))
         outcome = "failed" if detail else "passed"
         yield Result(f"prim {name}", outcome, detail or f"{files[0].stat().st_size} bytes")
+
+
+def repeats(name: str, first: Path, second: Path, ended: Ended) -> Iterator[Result]:
+    """Whether two runs of a main left the same bytes; skipped for a main that writes none."""
+    item = f"{name} repeats"
+    if not first.exists() or not second.exists():
+        yield Result(item, "skipped", f"{name} writes no file", ended.seconds)
+        return
+    one, other = first.read_bytes(), second.read_bytes()
+    if one == other:
+        yield Result(item, "passed", f"{len(one)} bytes", ended.seconds)
+    elif len(one) != len(other):
+        detail = f"{len(one)} bytes, then {len(other)}"
+        yield Result(item, "failed", detail, ended.seconds)
+    else:
+        place = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+        yield Result(item, "failed", f"differs at byte {place} of {len(one)}", ended.seconds)

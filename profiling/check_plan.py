@@ -96,6 +96,32 @@ def s0(setting: Setting) -> Iterator[Item]:
     yield Item("s0", command, 60, 590, skip=missing)
 
 
+def persistent(setting: Setting) -> Iterator[Item]:
+    """The persistent engine's mains twice, result against result, then its benchmark."""
+    for name in (name for name in setting.mains() if name.startswith("persistent")):
+        path = setting.programs / name
+        missing = "" if path.exists() else f"{name} was not built"
+        files = [setting.build / "persistent" / f"{name}.{run}" for run in ("first", "second")]
+        for run, file in zip(("first", "second"), files, strict=True):
+            env, start = {"VIA_MAIN_OUTPUT": str(file)}, partial(removed, file)
+            yield Item(f"{name} {run}", [str(path)], 3, 90, env, skip=missing, prepare=start)
+        yield Item(
+            f"{name} repeats",
+            [sys.executable, "-c", ""],
+            1,
+            60,
+            skip=missing,
+            needs=tuple(f"{name} {run}" for run in ("first", "second")),
+            judge=partial(check_golden.repeats, name, *files),
+        )
+    needed = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    script = ROOT / "profiling" / "bench_persistent.py"
+    command = [sys.executable, str(script), "--append", "--budget-s", "{budget}"]
+    command += ["--out", str(setting.out / "bench_persistent_cuda.csv")]
+    missing = f"not installed: {', '.join(needed)}" if needed else ""
+    yield Item("bench_persistent", command, 60, 300, skip=missing, needs=MODULE)
+
+
 def sanitize(setting: Setting) -> Iterator[Item]:
     """Kernel mains as they are, then under memcheck and racecheck."""
     names = setting.mains()
@@ -145,8 +171,17 @@ STAGES: dict[str, Callable[[Setting], Iterator[Item]]] = {
     "golden": golden,
     "tests": tests,
     "bench": bench,
+    "persistent": persistent,
     "s0": s0,
     "sanitize": sanitize,
 }
 # Share of the time left, relative to the stages still to come; None: all of it.
-WEIGHTS = {"build": None, "golden": None, "tests": 3, "bench": 3, "s0": 3, "sanitize": 2}
+WEIGHTS = {
+    "build": None,
+    "golden": None,
+    "tests": 3,
+    "bench": 3,
+    "persistent": 3,
+    "s0": 3,
+    "sanitize": 2,
+}

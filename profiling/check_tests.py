@@ -17,7 +17,7 @@ from check_runner import Ended
 
 PATTERNS = (
     *("test_verify*.py", "test_compact_kv*.py", "test_tree_attention*.py"),
-    *("test_filtered_probs.py", "test_ops.py", "test_compat*.py"),
+    *("test_filtered_probs.py", "test_ops.py", "test_compat*.py", "test_persistent*.py"),
     "test_*cuda*.py",
 )
 LAST = ("law", "seeds", "random")  # long files, whose kernels the others have already run

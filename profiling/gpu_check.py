@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds and checks everything on the GPU of this machine, inside a time budget.
 
-    python3 profiling/gpu_check.py [--stages build,golden,tests,bench,sanitize] [--budget-s 540]
+    python3 profiling/gpu_check.py [--stages build,golden,tests,persistent,bench,sanitize]
+                                   [--budget-s 540]
                                    [--out profiling/results] [--dry-run | --compile-only]
 
 Needs nvcc, cmake, pybind11 and PyTorch for this Python; no network, no installation. Builds into
@@ -9,8 +10,8 @@ build/gpu, which the next call re-uses, and runs the package from the source tre
 order of value; `s0`, the micro-benchmarks, only if named. A stage may use its share of the time
 that is left, an item is started only if its estimate fits, and is stopped with all its processes at
 its limit. Every result is a row of DIR/gpu_check.csv before the next item starts; the output of the
-commands is in DIR/gpu_check.log, the benchmarks' rows in DIR/bench_ops_cuda.csv and
-bench_decode_cuda.csv.
+commands is in DIR/gpu_check.log, the benchmarks' rows in DIR/bench_ops_cuda.csv,
+bench_decode_cuda.csv and bench_persistent_cuda.csv.
 
 Exit code: 0 if all that ran passed, 1 if something failed, 2 for usage and without a GPU.
 """
@@ -31,7 +32,7 @@ from check_plan import STAGES, WEIGHTS
 from check_report import Report, Result, facts
 from check_runner import Budget, run
 
-DEFAULT_STAGES = "build,golden,tests,bench,sanitize"
+DEFAULT_STAGES = "build,golden,tests,persistent,bench,sanitize"
 RESULTS = machine.ROOT / "profiling" / "results"
 MARGIN_S = 8.0  # for the last rows and STATUS.md
 RESERVE_S = 12  # a command told its budget ends that much before its limit

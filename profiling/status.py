@@ -13,7 +13,8 @@ from pathlib import Path
 
 Row = dict[str, str]
 RESULTS = Path(__file__).resolve().parent / "results"
-KERNELS = ("verify", "compact_kv", "filtered_probs", "tree_attention")
+# The engine first: its items may name a kernel that it runs inside.
+KERNELS = ("persistent", "verify", "compact_kv", "filtered_probs", "tree_attention")
 # Values of the column `rule` in bench_ops_cuda.csv.
 RULES = {
     "verify": ("route", "greedy", "sample"),
@@ -114,20 +115,18 @@ def gpu_lines(checks: list[Row], bench: list[Row]) -> list[str]:
             own = {
                 name: [r for r in stages[name] if kernel_of(r["item"]) == kernel] for name in STAGES
             }
-            if own["tests"] or own["sanitize"]:
-                cells = (
-                    origin(own["tests"] + own["sanitize"]) or "-",
-                    tally(own["tests"]),
-                    tally(own["sanitize"]),
-                    speed(times, kernel),
-                )
+            mains = own["persistent"] + own["sanitize"]
+            if own["tests"] or mains:
+                said = "see below" if kernel == "persistent" else speed(times, kernel)
+                origins = origin(own["tests"] + mains) or "-"
+                cells = (origins, tally(own["tests"]), tally(mains), said)
                 lines.append(f"| `{kernel}` | {' | '.join(cells)} |")
         rest = [row for row in stages["tests"] + stages["sanitize"] if not kernel_of(row["item"])]
         lines += ["", f"Other checks: {tally(rest)}.", ""] if rest else [""]
     return lines
 
 
-STAGES = ("build", "golden", "tests", "bench", "s0", "sanitize")
+STAGES = ("build", "golden", "tests", "persistent", "bench", "s0", "sanitize")
 VALUES = {
     *("p20_us", "p50_us", "p80_us", "gb_per_s", "copy_gb_per_s", "of_copy", "floor_us", "goal_us"),
     *("over_ours", "note", "driver", "torch", "cuda", "commit", "date"),
@@ -162,6 +161,35 @@ def decode_lines(rows: list[Row]) -> list[str]:
     return [*lines, ""]
 
 
+def persistent_lines(rows: list[Row]) -> list[str]:
+    """Passes of the persistent engine on GPUs, beside compiled graphs."""
+    found = latest(rows, "gpu", "shape", "what", "impl", "mode", "M")
+    timed = [row for row in found if row["p50_us"] and row["mode"] == "graph"]
+    others = {
+        (row["gpu"], row["shape"], row["what"], row["M"]): number(row, "p50_us")
+        for row in timed
+        if row["impl"] == "compile+graph"
+    }
+    lines = []
+    for row in timed:
+        if row["impl"] != "persistent":
+            continue
+        time = number(row, "p50_us")
+        other = others.get((row["gpu"], row["shape"], row["what"], row["M"]))
+        cells = (
+            *(row["gpu"], row["shape"], row["what"], row["M"], f"{time / 1e3:.3f}"),
+            f"{100 * number(row, 'of_copy'):.0f} %",
+            *(f"{other / time:.2f}" if other else "-", row["commit"]),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    if not lines:
+        return []
+    head = (
+        "GPU | shape (made-up weights) | what | M | ms | of the copy bandwidth | compiled over ours"
+    )
+    return ["## Persistent engine", "", f"| {head} | commit |", f"|{'---|' * 8}", *lines, ""]
+
+
 def text(folder: Path) -> str:
     """The whole file."""
     checks = read(folder / "gpu_check.csv")
@@ -177,13 +205,16 @@ def text(folder: Path) -> str:
         f"| `ops.verify` | {cpu_line(read(folder / 'bench_ops_cpu.csv'))} | `bench_ops_cpu.csv` |",
         "| `ops.compact_kv` | tested, not timed | - |",
         "| `ops.tree_attention` | tested, not timed | - |",
+        "| persistent engine | tested in the simulation, not timed | - |",
         f"| decoding, embedded pair | {len(decode)} methods | `bench_decode.csv` |",
         "",
     ]
     on_gpu = gpu_lines(checks, bench)
     on_gpu += decode_lines(read(folder / "bench_decode_cuda.csv"))
+    on_gpu += persistent_lines(read(folder / "bench_persistent_cuda.csv"))
     if on_gpu:
-        files = "`gpu_check.csv`, `bench_ops_cuda.csv`, `bench_decode_cuda.csv`"
+        names = ("gpu_check", "bench_ops_cuda", "bench_decode_cuda", "bench_persistent_cuda")
+        files = ", ".join(f"`{name}.csv`" for name in names)
         lines += [*on_gpu, f"Files: {files}; `make gpu-check`.", ""]
     else:
         lines += [

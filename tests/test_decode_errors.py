@@ -84,7 +84,7 @@ def test_bad_decoder_arguments() -> None:
         Decoder(model, None, route="route.json")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="route must have 4 layers, got 5"):
         Decoder(model, None, route=SlimRoute.evenly(5))
-    with pytest.raises(ValueError, match="engine must be one of auto, torch"):
+    with pytest.raises(ValueError, match="engine must be one of auto, torch, persistent"):
         Decoder(model, None, engine="magic")
     with pytest.raises(ValueError, match="tokenizer must be given"):
         Decoder(model, None, config=ViaConfig(stop_strings=("x",)))

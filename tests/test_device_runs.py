@@ -22,7 +22,7 @@ from tests.test_device_session import (
 )
 from via_ext import SlimRoute, ViaConfig
 from via_ext.drafters import ModelDrafter, SlimDrafter
-from via_ext.engines.choose import device_engine, open_session
+from via_ext.engines.choose import EngineChoice, open_session
 from via_ext.engines.device_passes import DeviceEngine
 from via_ext.engines.device_session import DeviceSession
 from via_ext.engines.hooks import RowHooks
@@ -124,8 +124,8 @@ def test_a_callers_criteria_end_a_row_and_processors_are_refused() -> None:
 
 def test_a_model_on_the_cpu_is_decoded_by_the_host_session() -> None:
     engine = TorchEngine(random_model("llama"), None)
-    assert device_engine(engine) is None
     config = ViaConfig(max_new_tokens=2)
+    assert EngineChoice("auto").make(engine, config) is None
     session = open_session(engine, None, None, config, [[1]], 7, (), None, None)
     assert isinstance(session, Session)
 

@@ -82,7 +82,8 @@ def test_rules_see_what_they_forbid():
 
 def test_mutants_of_a_kernel(tmp_path, monkeypatch):
     """`make mutate` takes out calls that are statements, and the order of ordered accesses."""
-    source = tmp_path / "sample.cuh"
+    source = tmp_path / "persistent" / "sample.cuh"
+    source.parent.mkdir()
     source.write_text(
         "__device__ void grid_barrier(int n);  // __syncthreads();\n"
         "__syncthreads();\n"
@@ -92,6 +93,9 @@ def test_mutants_of_a_kernel(tmp_path, monkeypatch):
         "prim::st_release(flag, sum(a, b));\n"
         "x = __syncthreads_or(y);\n"
         "__syncthreads();\n"
+        "__device__ bool grid_sync(int n);\n"
+        "if (!grid_sync(3)) return;\n"
+        "prim::cp_async_commit();\n"
     )
     monkeypatch.setattr(mutate, "ROOT", tmp_path)
     mutants = list(mutate.mutants_of(source))
@@ -100,11 +104,16 @@ def test_mutants_of_a_kernel(tmp_path, monkeypatch):
         (3, 1, "prim::cp_async_wait<1>()"),
         (5, 1, "prim::ld_acquire(&f[g(1)])"),
         (6, 1, "prim::st_release(flag, sum(a, b))"),
+        (7, 1, "__syncthreads_or(y)"),
         (8, 2, "__syncthreads()"),
+        (10, 1, "grid_sync(3)"),
+        (11, 1, "prim::cp_async_commit()"),
     ]
     assert "if (a) ;\n" in mutants[1].text
     assert "while ((*(&f[g(1)])) != 1u)" in mutants[2].text
     assert "(*(flag) = (sum(a, b)));\n" in mutants[3].text
+    assert "x = (y);\n" in mutants[4].text
+    assert "if (!true) return;\n" in mutants[6].text
 
 
 def test_allowed_mutants_exist():

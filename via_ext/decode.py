@@ -14,7 +14,7 @@ from via_ext.drafters import Drafter
 from via_ext.drafters.connect import make_drafter, verifier_route
 from via_ext.engines.auto_tier import TierSwitch
 from via_ext.engines.calibrated import check_device, choose_setting
-from via_ext.engines.choose import AnySession, device_engine, open_session, reopen_session
+from via_ext.engines.choose import AnySession, EngineChoice, open_session, reopen_session
 from via_ext.engines.hooks import RowHooks
 from via_ext.engines.request import resolve_eos
 from via_ext.engines.torch import TorchEngine
@@ -22,8 +22,6 @@ from via_ext.prompts import read_prompts
 from via_ext.result import DecodeResult, StepOutput, collect, confirmed
 from via_ext.route import SlimRoute
 from via_ext.stats import DecodeStats
-
-ENGINES = ("auto", "torch")
 
 
 class Decoder:
@@ -33,8 +31,12 @@ class Decoder:
     of a batch size records them; its memory stays with the decoder and serves later runs of as
     many rows that fit. Logits processors are refused there.
 
+    The engine "persistent", for bfloat16 models of four families on CUDA, runs a verification step
+    as one launch, from a packed copy of the weights.
+
     Attributes:
         config: of every run.
+        engine: what decodes, "torch" or "persistent"; `engine_reason`: why.
     """
 
     def __init__(
@@ -56,19 +58,20 @@ class Decoder:
             route: the slim verifier, or what a `SlimDrafter` drafts with; None or
                 `SlimRoute.full` = two tiers. With `config.agreement` it holds the calibration.
             config: mode, thresholds, sampling, lengths; default `ViaConfig()`.
-            engine: "auto" or "torch".
+            engine: "torch"; "persistent", which refuses by name what it does not take; or "auto":
+                "torch" in this version, as "persistent" has not been measured on a GPU yet.
             tokenizer: needed for `stop_strings`; compared with a drafter's own.
 
         Raises:
             TypeError: an argument has the wrong type.
-            ValueError: the model family, the route or a combination is not supported; the route is
-                not calibrated for `config.agreement`.
+            ValueError: the model family, the route (or its calibration) or a combination is not
+                supported.
+            RuntimeError: no memory for the packed weights of the persistent engine.
         """
         self.config = ViaConfig() if config is None else config
         if not isinstance(self.config, ViaConfig):
             raise TypeError(f"Decoder: config must be a ViaConfig, got {type(config).__name__}")
-        if engine not in ENGINES:
-            raise ValueError(f"Decoder: engine must be one of {', '.join(ENGINES)}, got {engine}")
+        choice = EngineChoice(engine)
         if route is not None and not isinstance(route, SlimRoute):
             raise TypeError(f"Decoder: route must be a SlimRoute, got {type(route).__name__}")
         if self.config.stop_strings and tokenizer is None:
@@ -87,7 +90,8 @@ class Decoder:
         vocab_size = target.config.vocab_size
         if any(token >= vocab_size for token in self._eos):
             raise ValueError(f"Decoder: eos_token_id must be in [0, {vocab_size}), got {self._eos}")
-        self._device = device_engine(self._engine)
+        self.engine, self.engine_reason = choice.name, choice.reason
+        self._device = choice.make(self._engine, self.config)
         self._session: AnySession | None = None
         self._runs = 0
         self._past_seconds = (0.0, 0.0)  # of the runs before the present one: steps, forwards
@@ -211,9 +215,8 @@ class Decoder:
         hooks: list[RowHooks] | None = None,
         streams: bool = False,
     ) -> AnySession:
-        prompts = read_prompts(
-            input_ids, attention_mask, self._target.config, self.config.max_new_tokens
-        )
+        room = self.config.max_new_tokens
+        prompts = read_prompts(input_ids, attention_mask, self._target.config, room)
         if streams and len(prompts) != 1:
             raise ValueError(f"generate: streamer must have a batch of 1, got {len(prompts)}")
         self._past_seconds = (self.step_seconds, self.forward_seconds)

@@ -22,11 +22,20 @@ DLDataType dtype_of() {
 // Every array is checked for dtype, shape, contiguity and device. `arrays` must outlive the reader.
 class ArrayReader {
  public:
-  explicit ArrayReader(const py::dict& arrays) : arrays_(arrays), like_(read("tokens")) {
+  // Of a decoding run: its tokens set sizes and device.
+  explicit ArrayReader(const py::dict& arrays) : ArrayReader("step", arrays, "tokens") {
     like_.check_rank(2, "[B, S]");
   }
+  // `like` names the array that sets the device.
+  ArrayReader(const char* op, const py::dict& arrays, const char* like)
+      : op_(op), arrays_(arrays), like_(read(like)) {}
 
   const Tensor& like() const { return like_; }
+  bool has(const char* name) const { return arrays_.contains(name); }
+  Tensor read(const char* name) const {
+    if (!arrays_.contains(name)) fail_value({op_, name}, "be given", "no such array");
+    return read_tensor({op_, name}, py::object(arrays_[name]));
+  }
   std::int32_t size(const char* name, int dim, int rank) const {
     const Tensor tensor = read(name);
     tensor.check_rank(rank, rank == 1 ? "[n]" : "[B, n]");
@@ -35,23 +44,33 @@ class ArrayReader {
 
   template <typename T>
   void set(T*& field, const char* name, std::initializer_list<std::int64_t> sizes) const {
+    field = reinterpret_cast<T*>(checked(name, dtype_of<T>(), sizes));
+  }
+  template <typename T>
+  void set_bfloat16(T*& field, const char* name, std::initializer_list<std::int64_t> sizes) const {
+    field = checked(name, {kDLBfloat, 16, 1}, sizes);
+  }
+  // An array of structs as the bytes that it is made of.
+  template <typename T>
+  void set_structs(T*& field, const char* name, std::int64_t count) const {
+    field = reinterpret_cast<T*>(
+        checked(name, dtype_of<std::uint8_t>(), {count * std::int64_t{sizeof(T)}}));
+  }
+
+ private:
+  char* checked(const char* name, const DLDataType& wanted,
+                std::initializer_list<std::int64_t> sizes) const {
     const Tensor tensor = read(name);
-    const DLDataType wanted = dtype_of<T>();
     if (tensor.dl.dtype.code != wanted.code || tensor.dl.dtype.bits != wanted.bits) {
       fail_type(tensor.argument, "be " + describe(wanted), describe(tensor.dl.dtype));
     }
     tensor.check_shape(sizes, "the shape that the sizes of the run give");
     tensor.check_contiguous();
     tensor.check_same_device(like_);
-    field = reinterpret_cast<T*>(tensor.data());
+    return tensor.data();
   }
 
- private:
-  Tensor read(const char* name) const {
-    if (!arrays_.contains(name)) fail_value({"step", name}, "be given", "no such array");
-    return read_tensor({"step", name}, py::object(arrays_[name]));
-  }
-
+  const char* op_;
   const py::dict& arrays_;
   const Tensor like_;
 };

@@ -15,6 +15,8 @@ void bind_build_info(pybind11::module_& m);
 void bind_compact_kv(pybind11::module_& m);
 void bind_filtered_probs(pybind11::module_& m);
 void bind_outputs(pybind11::module_& m);
+void bind_persistent(pybind11::module_& m);
+void bind_persistent_program(pybind11::module_& m);
 void bind_step(pybind11::module_& m);
 void bind_tree_attention(pybind11::module_& m);
 void bind_verify(pybind11::module_& m);

@@ -11,6 +11,8 @@ PYBIND11_MODULE(_C, m, pybind11::mod_gil_not_used()) {
   via::python::bind_build_info(m);
   via::python::bind_filtered_probs(m);
   via::python::bind_outputs(m);
+  via::python::bind_persistent(m);
+  via::python::bind_persistent_program(m);
   via::python::bind_step(m);
   via::python::bind_verify(m);
   via::python::bind_compact_kv(m);

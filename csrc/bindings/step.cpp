@@ -30,13 +30,6 @@ StepStage stage_of(const std::string& name) {
   fail_value({"step", "stage"}, "be one of begin, slim, audit, full, greedy", name);
 }
 
-StepAudit audit_of(const std::string& name) {
-  if (name == "none") return StepAudit::kNone;
-  if (name == "chain") return StepAudit::kChain;
-  if (name == "greedy") return StepAudit::kGreedy;
-  fail_value({"step", "audit"}, "be one of none, chain, greedy", name);
-}
-
 using Arrays = py::typing::Dict<py::str, py::object>;
 using Fields = py::typing::Tuple<py::object, py::ellipsis>;  // of a Verification
 

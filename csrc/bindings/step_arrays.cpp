@@ -70,6 +70,13 @@ void read_tail(const ArrayReader& reader, StepParams& p) {
 
 }  // namespace
 
+StepAudit audit_of(const std::string& name) {
+  if (name == "none") return StepAudit::kNone;
+  if (name == "chain") return StepAudit::kChain;
+  if (name == "greedy") return StepAudit::kGreedy;
+  fail_value({"step", "audit"}, "be one of none, chain, greedy", name);
+}
+
 Tensor read_step_arrays(const py::dict& arrays, StepParams& params) {
   const ArrayReader reader(arrays);
   params.batch_size = static_cast<std::int32_t>(reader.like().size(0));

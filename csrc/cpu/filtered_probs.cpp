@@ -38,15 +38,18 @@ void write_probs(const Law& law, float* probs) {
 
 void run_row(const FilteredProbsParams& params, int row_idx) {
   const std::int64_t size = params.vocab_size;
+  const std::int64_t target = params.probs_rows != nullptr ? params.probs_rows[row_idx] : row_idx;
+  if (target < 0) return;
   RowView row = row_at(params.logits, row_idx * params.logits.stride[0], size);
-  if (params.allowed.data != nullptr) {
+  if (params.allowed.data != nullptr &&
+      (params.allowed_rows == nullptr || params.allowed_rows[row_idx])) {
     row.allowed =
         static_cast<const std::uint32_t*>(params.allowed.data) + row_idx * params.allowed.stride[0];
   }
   Filters filters = read_filters(params.filter, row_idx);
   if (!filters_are_valid(filters)) filters = {};
   const std::int64_t stride = params.probs_stride != 0 ? params.probs_stride : size;
-  float* const probs = params.probs != nullptr ? params.probs + row_idx * stride : nullptr;
+  float* const probs = params.probs != nullptr ? params.probs + target * stride : nullptr;
   std::int64_t* const token_id =
       params.token_ids != nullptr ? params.token_ids + row_idx * params.token_ids_stride : nullptr;
 

@@ -88,7 +88,9 @@ RowView Request::logits_row(int row_idx) const {
                                  : batch_idx_ * logits.stride[0] + row_idx * logits.stride[1];
   RowView row = row_at(logits, begin, params_.vocab_size);
   const TensorView& allowed = params_.allowed;
-  if (allowed.data != nullptr) {
+  const bool* const rows = params_.allowed_rows;
+  if (allowed.data != nullptr &&
+      (rows == nullptr || rows[batch_idx_ * params_.allowed_rows_stride + row_idx])) {
     row.allowed = static_cast<const std::uint32_t*>(allowed.data) + batch_idx_ * allowed.stride[0] +
                   row_idx * allowed.stride[1];
   }

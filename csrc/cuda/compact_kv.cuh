@@ -42,6 +42,24 @@ struct CacheEntry {
   std::int32_t width;  // bytes per column
 };
 
+// The widest column that keeps every access aligned. Strides of dimensions of size 1 may be
+// anything and are not used.
+__host__ __device__ inline CacheEntry make_entry(const CacheView& view, std::int64_t rows) {
+  const bool dense = view.num_heads == 1 || view.stride_bytes[2] == view.head_bytes;
+  const std::int64_t head_bytes = dense ? view.num_heads * view.head_bytes : view.head_bytes;
+  CacheEntry entry;
+  entry.data = static_cast<char*>(view.data);
+  for (int i = 0; i < 3; ++i) entry.stride_bytes[i] = view.stride_bytes[i];
+  if (rows == 1) entry.stride_bytes[0] = 0;
+  if (dense) entry.stride_bytes[2] = 0;
+  entry.num_heads = dense ? 1 : view.num_heads;
+  std::uintptr_t bits = kWidth | reinterpret_cast<std::uintptr_t>(view.data) | head_bytes;
+  for (const std::int64_t stride : entry.stride_bytes) bits |= stride;
+  entry.width = static_cast<std::int32_t>(bits & (~bits + 1));
+  entry.head_columns = head_bytes / entry.width;
+  return entry;
+}
+
 struct PathEntries {
   TensorView context_lens;  // [B]
   TensorView path;          // [B, N]
@@ -143,6 +161,44 @@ __device__ inline void move_columns(const CacheEntry& cache, const Move* moves, 
   }
 }
 
+// Thread i of kThreads looks at entry i of the path.
+__device__ inline void find_moves(const PathEntries& entries, const CacheEntry& cache,
+                                  std::int64_t batch_idx, int i, Move* moves /* [kThreads] */,
+                                  unsigned* ends /* [kWarps] */, unsigned* moving /* [kWarps] */) {
+  const int warp_idx = i / 32;
+  const Move move = read_move(entries, cache, batch_idx, i);
+  const unsigned end_mask = __ballot_sync(kFullMask, !move.valid);
+  const unsigned moving_mask = __ballot_sync(kFullMask, move.valid && move.from != move.to);
+  moves[i] = move;
+  if (i % 32 == 0) {
+    ends[warp_idx] = end_mask;
+    moving[warp_idx] = moving_mask;
+  }
+}
+
+// Behind a barrier: thread i's columns of share `chunk` of the row. kIsWide: of 16 bytes, known
+// when compiling.
+template <bool kIsWide = false>
+__device__ inline void make_moves(const PathEntries& entries, const CacheEntry& cache,
+                                  std::int64_t chunk, int i, const Move* moves,
+                                  const unsigned* ends, const unsigned* moving) {
+  const int end = first_set(ends);
+  const int begin = first_set(moving);
+
+  const std::int64_t first = chunk * kThreads + i;
+  const std::int64_t stride = std::int64_t{entries.num_chunks} * kThreads;
+  if constexpr (kIsWide) {
+    return move_columns<uint4>(cache, moves, begin, end, first, stride);
+  }
+  switch (cache.width) {
+    case 16: move_columns<uint4>(cache, moves, begin, end, first, stride); break;
+    case 8: move_columns<uint2>(cache, moves, begin, end, first, stride); break;
+    case 4: move_columns<std::uint32_t>(cache, moves, begin, end, first, stride); break;
+    case 2: move_columns<std::uint16_t>(cache, moves, begin, end, first, stride); break;
+    default: move_columns<std::uint8_t>(cache, moves, begin, end, first, stride); break;
+  }
+}
+
 // Grid: (B * num_chunks, caches).
 template <int kCaches>
 __global__ void __launch_bounds__(kThreads)
@@ -153,31 +209,10 @@ __global__ void __launch_bounds__(kThreads)
   const PathEntries& entries = params.entries;
   const CacheEntry& cache = params.caches[blockIdx.y];
   const int i = static_cast<int>(threadIdx.x);
-  const int warp_idx = i / 32;
   const std::int64_t batch_idx = blockIdx.x / entries.num_chunks;
-  const std::int64_t chunk = blockIdx.x % entries.num_chunks;
-
-  const Move move = read_move(entries, cache, batch_idx, i);
-  const unsigned end_mask = __ballot_sync(kFullMask, !move.valid);
-  const unsigned moving_mask = __ballot_sync(kFullMask, move.valid && move.from != move.to);
-  moves[i] = move;
-  if (i % 32 == 0) {
-    ends[warp_idx] = end_mask;
-    moving[warp_idx] = moving_mask;
-  }
+  find_moves(entries, cache, batch_idx, i, moves, ends, moving);
   __syncthreads();
-  const int end = first_set(ends);
-  const int begin = first_set(moving);
-
-  const std::int64_t first = chunk * kThreads + i;
-  const std::int64_t stride = std::int64_t{entries.num_chunks} * kThreads;
-  switch (cache.width) {
-    case 16: move_columns<uint4>(cache, moves, begin, end, first, stride); break;
-    case 8: move_columns<uint2>(cache, moves, begin, end, first, stride); break;
-    case 4: move_columns<std::uint32_t>(cache, moves, begin, end, first, stride); break;
-    case 2: move_columns<std::uint16_t>(cache, moves, begin, end, first, stride); break;
-    default: move_columns<std::uint8_t>(cache, moves, begin, end, first, stride); break;
-  }
+  make_moves(entries, cache, blockIdx.x % entries.num_chunks, i, moves, ends, moving);
 }
 
 }  // namespace compact

@@ -11,24 +11,6 @@
 namespace via {
 namespace compact {
 
-// The widest column that keeps every access aligned. Strides of dimensions of size 1 may be
-// anything and are not used.
-inline CacheEntry make_entry(const CacheView& view, std::int64_t rows) {
-  const bool dense = view.num_heads == 1 || view.stride_bytes[2] == view.head_bytes;
-  const std::int64_t head_bytes = dense ? view.num_heads * view.head_bytes : view.head_bytes;
-  CacheEntry entry;
-  entry.data = static_cast<char*>(view.data);
-  for (int i = 0; i < 3; ++i) entry.stride_bytes[i] = view.stride_bytes[i];
-  if (rows == 1) entry.stride_bytes[0] = 0;
-  if (dense) entry.stride_bytes[2] = 0;
-  entry.num_heads = dense ? 1 : view.num_heads;
-  std::uintptr_t bits = kWidth | reinterpret_cast<std::uintptr_t>(view.data) | head_bytes;
-  for (const std::int64_t stride : entry.stride_bytes) bits |= stride;
-  entry.width = static_cast<std::int32_t>(bits & (~bits + 1));
-  entry.head_columns = head_bytes / entry.width;
-  return entry;
-}
-
 // Launches for caches [0, num_caches) of `views`; those without bytes are left out.
 template <int kCaches>
 void launch_caches(const CompactKvParams& call, const PathEntries& entries, const CacheView* views,

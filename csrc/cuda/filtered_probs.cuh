@@ -119,27 +119,32 @@ VIA_DEVICE_CALL void run_scan(const ProbsArgs& args, const ProbsUnit& unit, Prob
   }
 }
 
-VIA_DEVICE_CALL void run_write(const ProbsArgs& args, const ProbsUnit& unit, ProbsShared& shared) {
+// False if the launch is given up.
+VIA_DEVICE_CALL bool run_write(const ProbsArgs& args, const ProbsUnit& unit, ProbsShared& shared) {
   const FilteredProbsParams& p = args.p;
   const RequestParams params = row_params(p, unit.row_idx);
-  if (params.is_greedy()) return;
+  if (params.is_greedy()) return true;
   if (threadIdx.x == 0) {
-    Watchdog watchdog{args.plan.watchdog_ns};
+    Watchdog watchdog{args.plan.watchdog_ns, args.plan.abort};
     watchdog.start();
-    while (prim::ld_acquire(&args.ws.is_ready[unit.row_idx]) == 0) watchdog.poll();
+    bool waits = true;
+    while (waits && prim::ld_acquire(&args.ws.is_ready[unit.row_idx]) == 0) waits = watchdog.poll();
+    shared.is_last = waits;
   }
   __syncthreads();
+  if (shared.is_last == 0) return false;
   const Law law = row_law(args, unit.row_idx, params.scale(), args.ws.rows[unit.row_idx]);
   for (int c = unit.first + static_cast<int>(threadIdx.x) / kWarpSize; c < unit.last; c += kWarps) {
     write_chunk(law, c, probs_row(p, unit.row_idx));
   }
-  if (!arrive(&args.ws.written[unit.row_idx], args.plan.units, shared)) return;
+  if (!arrive(&args.ws.written[unit.row_idx], args.plan.units, shared)) return true;
   clear_row(args, unit.row_idx);
-  if (threadIdx.x != 0) return;
+  if (threadIdx.x != 0) return true;
   RowRecord zero = {};
   zero.cut = {0.0f, 0};
   args.ws.rows[unit.row_idx] = zero;
   args.ws.is_ready[unit.row_idx] = 0;
+  return true;
 }
 
 // Everybody leaves with the same ticket.
@@ -154,13 +159,8 @@ VIA_DEVICE unsigned take_ticket(const ProbsArgs& args, ProbsShared& shared) {
   return shared.ticket;
 }
 
-static_assert(sizeof(ProbsShared) <= 48 * 1024, "static shared memory");
-
-__global__ void __launch_bounds__(kThreads, 2)
-    filtered_probs_kernel(const __grid_constant__ ProbsArgs args) {
-  // Raw memory: shared memory has no constructors.
-  SMEM(uint4, memory, [(sizeof(ProbsShared) + sizeof(uint4) - 1) / sizeof(uint4)]);
-  ProbsShared& shared = *reinterpret_cast<ProbsShared*>(&memory);
+// A block's part of a call; as cuda/verify.cuh, run_verify.
+VIA_DEVICE void run_filtered_probs(const ProbsArgs& args, ProbsShared& shared) {
   if (threadIdx.x == 0) {
     shared.next_ticket = kNoTicket;
     shared.excluded.count = 0;
@@ -169,10 +169,11 @@ __global__ void __launch_bounds__(kThreads, 2)
     const unsigned ticket = take_ticket(args, shared);
     if (ticket >= args.plan.tickets) break;
     const ProbsUnit unit = probs_unit(args, ticket);
-    if (unit.is_write) {
-      run_write(args, unit, shared);
-    } else {
+    if (target_index(args.p, unit.row_idx) < 0) continue;
+    if (!unit.is_write) {
       run_scan(args, unit, shared);
+    } else if (!run_write(args, unit, shared)) {
+      break;
     }
   }
   // The last block to leave zeroes the queue.

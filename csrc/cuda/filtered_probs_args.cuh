@@ -25,6 +25,7 @@ struct ProbsPlan {
   bool writes = false;           // rows at a temperature > 0 have probabilities to write
   bool stores_lane_max = false;  // for the filters
   unsigned long long watchdog_ns = 0;
+  unsigned* abort = nullptr;  // see device/watchdog.cuh
 };
 
 // Pointers into the work space.
@@ -88,14 +89,18 @@ VIA_DEVICE RequestParams row_params(const FilteredProbsParams& p, int row_idx) {
 // Logits row under the grammar mask.
 VIA_DEVICE Row logits_row(const FilteredProbsParams& p, int row_idx) {
   Row row = row_at(p.logits, row_idx * p.logits.stride[0], p.vocab_size);
-  if (p.allowed.data != nullptr) {
+  if (p.allowed.data != nullptr && (p.allowed_rows == nullptr || p.allowed_rows[row_idx])) {
     row.allowed = static_cast<const std::uint32_t*>(p.allowed.data) + row_idx * p.allowed.stride[0];
   }
   return row;
 }
 
+// Row of `probs`; negative: the row is left out.
+VIA_DEVICE std::int64_t target_index(const FilteredProbsParams& p, int row_idx) {
+  return p.probs_rows != nullptr ? p.probs_rows[row_idx] : row_idx;
+}
 VIA_DEVICE float* probs_row(const FilteredProbsParams& p, int row_idx) {
-  return p.probs + row_idx * p.probs_stride;
+  return p.probs + target_index(p, row_idx) * p.probs_stride;
 }
 VIA_DEVICE ChunkRecord* chunk_records(const ProbsArgs& args, int row_idx) {
   return args.ws.chunks + std::int64_t{row_idx} * args.plan.chunks;

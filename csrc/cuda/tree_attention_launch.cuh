@@ -67,7 +67,7 @@ inline Args make_args(const TreeAttentionParams& p) {
 }
 
 // Where everything lies; returns the bytes.
-inline std::size_t lay_out(Args& args, void* base) {
+VIA_HD std::size_t lay_out(Args& args, void* base) {
   constexpr std::size_t kAlign = 256;
   std::size_t used = 0;
   const auto take = [&](std::size_t bytes) {

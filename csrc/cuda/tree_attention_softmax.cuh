@@ -230,6 +230,14 @@ VIA_DEVICE void add_values_apart(WarpState<Shape>& state, const typename Shape::
   }
 }
 
+// A call, so that this rare work takes no registers from the common one.
+template <class Shape>
+VIA_DEVICE_CALL void add_special_values(WarpState<Shape>& state,
+                                        const typename Shape::Element* values,
+                                        const float (&weights)[WarpState<Shape>::kKeyBlocks][4]) {
+  add_values_apart<Shape>(state, values, weights);
+}
+
 template <class Shape>
 VIA_DEVICE void load_values(std::uint32_t (&fragment)[4], const typename Shape::Element* values,
                             int step) {
@@ -263,7 +271,14 @@ VIA_DEVICE void add_values(WarpState<Shape>& state, const typename Shape::Elemen
     add_values_apart<Shape>(state, values, weights);
   } else {
     if (is_masked && has_special_values<Shape>(values)) {
-      add_values_apart<Shape>(state, values, weights);
+      // Copies: what a call takes by its address lies in memory.
+      WarpState<Shape> called = state;
+      float given[WarpState<Shape>::kKeyBlocks][4];
+#pragma unroll
+      for (int i = 0; i < WarpState<Shape>::kKeyBlocks * 4; ++i)
+        given[i / 4][i % 4] = weights[i / 4][i % 4];
+      add_special_values<Shape>(called, values, given);
+      state = called;
       return;
     }
     std::uint32_t left[4];

@@ -201,14 +201,9 @@ VIA_DEVICE_CALL void run_work(const VerifyArgs& args, VerifyShared& shared) {
   if (finish_item(args, shared.queue)) decide(args, work.batch_idx, shared);
 }
 
-// What a block may have without asking.
-static_assert(sizeof(VerifyShared) <= 48 * 1024, "static shared memory");
-
-__global__ void __launch_bounds__(kThreads, 2)
-    verify_kernel(const __grid_constant__ VerifyArgs args) {
-  // Raw memory: shared memory has no constructors.
-  SMEM(uint4, memory, [(sizeof(VerifyShared) + sizeof(uint4) - 1) / sizeof(uint4)]);
-  VerifyShared& shared = *reinterpret_cast<VerifyShared*>(&memory);
+// A block's part of a call. All blocks of the grid take part; a barrier among them, or the end of
+// the launch, stands between two calls.
+VIA_DEVICE void run_verify(const VerifyArgs& args, VerifyShared& shared) {
   if (threadIdx.x == 0) shared.queue.ticket = kNoTicket;
   while (take_work(args, shared.queue)) run_work(args, shared);
   leave_queue(args, shared.queue);

@@ -95,6 +95,7 @@ struct Plan {
   std::int32_t item_capacity = 0;
   unsigned static_units = 0;
   unsigned long long watchdog_ns = 0;
+  unsigned* abort = nullptr;  // see device/watchdog.cuh
 };
 
 // Pointers into the work space.

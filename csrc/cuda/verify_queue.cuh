@@ -72,11 +72,12 @@ VIA_DEVICE Work static_work(const VerifyArgs& args, unsigned ticket) {
   return work;
 }
 
-// Waits for the published item behind a ticket; false when all requests are done. One thread.
+// Waits for the published item behind a ticket; false when all requests are done, or the launch is
+// given up. One thread.
 VIA_DEVICE bool wait_for_work(const VerifyArgs& args, unsigned ticket, Work& work) {
   const unsigned units = static_cast<unsigned>(args.plan.units);
   const unsigned item_idx = ticket / units;
-  Watchdog watchdog{args.plan.watchdog_ns};
+  Watchdog watchdog{args.plan.watchdog_ns, args.plan.abort};
   watchdog.start();
   while (true) {
     if (item_idx < static_cast<unsigned>(args.plan.item_capacity)) {
@@ -92,7 +93,7 @@ VIA_DEVICE bool wait_for_work(const VerifyArgs& args, unsigned ticket, Work& wor
       }
     }
     if (prim::ld_acquire(&args.ws.queue->closed.value) != 0) return false;
-    watchdog.poll();
+    if (!watchdog.poll()) return false;
   }
 }
 

@@ -28,6 +28,14 @@ VIA_DEVICE Row row_at(const TensorView& view, std::int64_t offset, std::int64_t 
   return {static_cast<const char*>(view.data) + offset * bytes, nullptr, size, view.dtype};
 }
 
+// The grammar mask of a row, null where it has none. Apart from the main path.
+VIA_DEVICE_CALL const std::uint32_t* row_mask(const VerifyParams& p, int batch_idx, int row_idx) {
+  const bool* const rows = p.allowed_rows;
+  if (rows != nullptr && !rows[batch_idx * p.allowed_rows_stride + row_idx]) return nullptr;
+  return static_cast<const std::uint32_t*>(p.allowed.data) + batch_idx * p.allowed.stride[0] +
+         row_idx * p.allowed.stride[1];
+}
+
 // Logits row under the grammar mask.
 VIA_DEVICE Row target_row(const VerifyParams& p, int batch_idx, int row_idx) {
   const TensorView& logits = p.logits;
@@ -36,10 +44,7 @@ VIA_DEVICE Row target_row(const VerifyParams& p, int batch_idx, int row_idx) {
           ? p.logits_offsets[batch_idx * (std::int64_t{p.num_nodes} + 1) + row_idx]
           : batch_idx * logits.stride[0] + row_idx * logits.stride[1];
   Row row = row_at(logits, begin, p.vocab_size);
-  if (p.allowed.data != nullptr) {
-    row.allowed = static_cast<const std::uint32_t*>(p.allowed.data) +
-                  batch_idx * p.allowed.stride[0] + row_idx * p.allowed.stride[1];
-  }
+  if (p.allowed.data != nullptr) row.allowed = row_mask(p, batch_idx, row_idx);
   return row;
 }
 

@@ -6,6 +6,7 @@
 #include "via/compact_kv.h"
 #include "via/device.h"
 #include "via/filter.h"
+#include "via/persistent.h"
 #include "via/step.h"
 #include "via/tree_attention.h"
 #include "via/verify.h"
@@ -55,6 +56,20 @@ void step_cuda(StepStage, const StepParams&) {
 
 void compact_kv_cuda(const CompactKvParams&) {
   throw std::runtime_error("compact_kv: built without CUDA");
+}
+
+std::size_t persistent::workspace_size(const StepLaunch&) {
+  throw std::runtime_error("PersistentEngine: built without CUDA");
+}
+void persistent::step_cuda(const StepLaunch&) {
+  throw std::runtime_error("PersistentEngine: built without CUDA");
+}
+int persistent::resident_blocks(const ModelShape&, int) {
+  throw std::runtime_error("PersistentEngine: built without CUDA");
+}
+
+void persistent::pass_cuda(const ModelArgs&, PassKind, const PassInput&, int, void*) {
+  throw std::runtime_error("PersistentEngine: built without CUDA");
 }
 
 }  // namespace via

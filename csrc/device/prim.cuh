@@ -90,6 +90,19 @@ VIA_PRIM void cp_async16_zfill(void* shared, const void* global, bool copy) {
                "l"(global), "r"(copy ? 16 : 0)
                : "memory");
 }
+// For data that is read once, such as weights: the copy leaves L2 before everything else does.
+using CachePolicy = std::uint64_t;
+VIA_PRIM CachePolicy evict_first() {
+  CachePolicy policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+VIA_PRIM void cp_async16(void* shared, const void* global, CachePolicy policy) {
+  asm volatile(
+      "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
+      "l"(global), "l"(policy)
+      : "memory");
+}
 VIA_PRIM void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most kGroupsLeft of the newest groups are still under way.
 template <int kGroupsLeft>
@@ -169,11 +182,17 @@ VIA_PRIM float exp2_approx(float x) {
   return y;
 }
 
-// Reads 16 aligned bytes of data that no thread writes during the kernel, once: it takes no place
-// in L1 and is fetched into L2 by 128 bytes.
+// Reads 16 aligned bytes once: they take no place in L1 and are fetched into L2 by 128 bytes. No
+// thread writes them during the kernel, unless the source file defines VIA_DATA_CHANGES before its
+// first include: in a persistent kernel one phase reads what another wrote.
+#ifdef VIA_DATA_CHANGES
+#define VIA_READ_ONLY ""
+#else
+#define VIA_READ_ONLY ".nc"
+#endif
 VIA_PRIM uint4 load_stream16(const void* pointer) {
   uint4 value;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm volatile("ld.global" VIA_READ_ONLY ".L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
                : "l"(pointer));
   return value;

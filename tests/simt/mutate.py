@@ -35,8 +35,13 @@ NAMES = {
     programs.HANG: "hang",
 }
 # A call that stands as a statement of its own, and calls whose order is weakened in place.
-STATEMENT = re.compile(r"[\w:.]*(?:(?<!a)sync|wait|fence|barrier|bar_named)\w*(?:<[^;()]*>)?\(")
+STATEMENT = re.compile(
+    r"[\w:.]*(?:(?<!a)sync|wait|fence|barrier|bar_named|commit|arrive|drain)\w*(?:<[^;()]*>)?\("
+)
 ORDERED = re.compile(r"prim::(st_release|add_acq_rel|ld_acquire)\(")
+# Barriers whose result is used: the value stays, as a thread that arrives alone would have it.
+VALUED = re.compile(r"\b(__syncthreads_or|grid_wait|grid_sync|step_sync)\(")
+USED = re.compile(r"(?:\breturn|[=!(&|,?:])\s*$")
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,12 @@ def arguments(call: str) -> list[str]:
 
 
 def weakened(call: str) -> str:
-    """The same access without its order."""
+    """The same access without its order, the same value without its barrier."""
     parts = arguments(call)
+    if "syncthreads_or" in call:
+        return f"({parts[0]})"
+    if VALUED.match(call):
+        return "true"
     if "st_release" in call:
         return f"(*({parts[0]}) = ({parts[1]}))"
     if "add_acq_rel" in call:
@@ -94,7 +103,11 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
         starts = not before or before[-1] in "{};):" or before.endswith("else")
         if starts and code[end : end + 1] == ";":
             found.append((match.start(), end, ""))
-    for match in ORDERED.finditer(code):
+    for match in (*ORDERED.finditer(code), *VALUED.finditer(code)):
+        if VALUED.match(match.group()) and not USED.search(code[: match.start()]):
+            continue  # a definition
+        if "syncthreads_or" in match.group() and "persistent" not in path.parts:
+            continue  # gathers flags of the data there, which the operations' tests look at
         end = closing(code, match.end())
         found.append((match.start(), end, weakened(source[match.start() : end])))
     seen: dict[str, int] = {}

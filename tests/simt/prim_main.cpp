@@ -19,7 +19,11 @@ constexpr unsigned kAll = 0xffffffffu;
 __global__ void copy_kernel(const float* in /* [128] */, float* out /* [128] */) {
   SMEM(float4, tile, [32]);
   const int lane = static_cast<int>(threadIdx.x);
-  prim::cp_async16_zfill(&tile[lane], in + 4 * lane, lane % 3 != 0);
+  if (lane % 3 == 1) {
+    prim::cp_async16(&tile[lane], in + 4 * lane, prim::evict_first());
+  } else {
+    prim::cp_async16_zfill(&tile[lane], in + 4 * lane, lane % 3 != 0);
+  }
   prim::cp_async_commit();
   prim::cp_async_wait<0>();
   __syncthreads();

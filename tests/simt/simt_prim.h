@@ -29,6 +29,11 @@ using Stream = void*;
 inline void cp_async16(void* shared, const void* global, VIA_SITE_ARG) {
   simt::async_copy(shared, global, 16, 16, VIA_SITE);
 }
+using CachePolicy = std::uint64_t;
+inline CachePolicy evict_first() { return 0; }
+inline void cp_async16(void* shared, const void* global, CachePolicy, VIA_SITE_ARG) {
+  simt::async_copy(shared, global, 16, 16, VIA_SITE);
+}
 inline void cp_async16_zfill(void* shared, const void* global, bool copy, VIA_SITE_ARG) {
   simt::async_copy(shared, global, 16, copy ? 16 : 0, VIA_SITE);
 }

@@ -2,19 +2,17 @@
 // The CUDA entry points for a machine without a GPU: the kernels of csrc/cuda run in the
 // simulation, on the memory of CPU tensors. Built into the module of cmake/via_simulate.cmake.
 
-#include <algorithm>
+#include "simulate.h"
+
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
 #include <stdexcept>
-#include <string>
 
 #include "cuda/compact_kv_launch.cuh"
 #include "cuda/filtered_probs_launch.cuh"
 #include "cuda/step.cuh"
 #include "cuda/tree_attention_dispatch.cuh"
 #include "cuda/verify_launch.cuh"
-#include "runtime.h"
 #include "via/device.h"
 #include "via/filter.h"
 #include "via/step.h"
@@ -30,38 +28,10 @@ extern template void attention::launch_typed<BFloat16>(const attention::Args&);
 
 namespace {
 
+using simulated::launch_clean;
+using simulated::Turn;
+
 constexpr int kWantedBlocks = 16;  // few: blocks that loop run the same code as many that do not
-
-// The simulation has one scheduler for the process. Its errors become Python exceptions.
-class Turn {
- public:
-  Turn() : lock_(mutex()) { simt::options().throw_on_error = true; }
-
- private:
-  static std::mutex& mutex() {
-    static std::mutex mutex;
-    return mutex;
-  }
-  const std::lock_guard<std::mutex> lock_;
-};
-
-// Runs a kernel and makes sure that it leaves its work space zero.
-template <typename Launch>
-void launch_clean(const char* op, void* workspace, std::size_t bytes, Launch launch) {
-  char* const begin = static_cast<char*>(workspace);
-  char* const end = begin + bytes;
-  try {
-    launch();
-    const char* const wrong = std::find_if(begin, end, [](char byte) { return byte != 0; });
-    if (wrong != end) {
-      throw std::runtime_error(std::string(op) + ": work space byte " +
-                               std::to_string(wrong - begin) + " is not zero");
-    }
-  } catch (const std::exception&) {
-    std::fill(begin, end, 0);  // the next call is not to suffer for this one
-    throw;
-  }
-}
 
 }  // namespace
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which session decodes: on CUDA the one whose steps stay on the device."""
+"""Which session decodes: on CUDA one whose steps stay on the device, or are one launch each."""
 
 from __future__ import annotations
 
@@ -12,16 +12,58 @@ from via_ext.engines.calibrated import Calibrated
 from via_ext.engines.device_passes import DeviceEngine
 from via_ext.engines.device_session import DeviceSession
 from via_ext.engines.hooks import RowHooks
+from via_ext.engines.persistent import PersistentEngine
+from via_ext.engines.persistent_checks import check_config
+from via_ext.engines.persistent_session import PersistentSession
 from via_ext.engines.session import Session
 from via_ext.engines.torch import TorchEngine
 
 AnySession: TypeAlias = Session | DeviceSession
 
 
-def device_engine(engine: TorchEngine) -> DeviceEngine | None:
-    """The passes for a model on CUDA, None for one on the CPU."""
-    device = next(engine.target.parameters()).device
-    return DeviceEngine(engine) if device.type == "cuda" else None
+ENGINES = ("auto", "torch", "persistent")
+
+
+class EngineChoice:
+    """Which engine decodes, from what the caller asked for.
+
+    Attributes:
+        name: "torch" or "persistent".
+        reason: why.
+    """
+
+    def __init__(self, asked: str) -> None:
+        """Chooses.
+
+        Args:
+            asked: one of `ENGINES`. "auto" is "torch" until the persistent engine is measured.
+
+        Raises:
+            ValueError: `asked` is none of them.
+        """
+        if asked not in ENGINES:
+            raise ValueError(f"Decoder: engine must be one of {', '.join(ENGINES)}, got {asked}")
+        self.name = "persistent" if asked == "persistent" else "torch"
+        self.reason = "asked for by name"
+        if asked == "auto":
+            self.reason = "the persistent engine has not been measured on a GPU: ask for it by name"
+
+    def make(self, engine: TorchEngine, config: ViaConfig) -> DeviceEngine | None:
+        """The passes for a model on CUDA, None for one on the CPU with the torch engine.
+
+        Args:
+            engine: the target's parts.
+            config: of every run.
+
+        Raises:
+            ValueError: the persistent engine does not take the model, the settings or the device.
+            RuntimeError: it has no memory for its weights.
+        """
+        if self.name == "persistent":
+            check_config(config)
+            return PersistentEngine(engine)
+        device = next(engine.target.parameters()).device
+        return DeviceEngine(engine) if device.type == "cuda" else None
 
 
 def reopen_session(
@@ -67,7 +109,7 @@ def open_session(
 
     Args:
         engine: the target's parts.
-        device: the same for CUDA, or None.
+        device: the same for CUDA, for steps of one launch, or None.
         drafter: as in `Session`.
         config: as there.
         prompts: as there.
@@ -81,4 +123,6 @@ def open_session(
     shared = (drafter, config, prompts, seed, eos_token_ids, decode, hooks)
     if device is None:
         return Session(engine, *shared, calibrated, switch)
+    if isinstance(device, PersistentEngine):
+        return PersistentSession(device, *shared)
     return DeviceSession(device, *shared)

@@ -47,8 +47,16 @@ class DevicePasses:
         vocab_size: V.
     """
 
-    def __init__(self, engine: DeviceEngine, state: DeviceState) -> None:
-        """Allocates the arena; with a slim verifier also the hidden rows."""
+    def __init__(
+        self, engine: DeviceEngine, state: DeviceState, hidden_dtype: torch.dtype | None = None
+    ) -> None:
+        """Allocates the arena; with a slim verifier also the hidden rows.
+
+        Args:
+            engine: the target's parts.
+            state: the run's arrays.
+            hidden_dtype: of the hidden rows; None = the model's.
+        """
         self._engine = engine
         self._state = state
         self.vocab_size: int = engine.target.config.vocab_size
@@ -61,7 +69,9 @@ class DevicePasses:
             parameter = next(engine.target.parameters())
             count = 2 + state.config.max_backlog + state.tree.num_nodes
             shape = (rows, count, 1, engine.target.config.hidden_size)
-            self.hidden = parameter.new_zeros(shape, requires_grad=False)
+            self.hidden = parameter.new_zeros(
+                shape, dtype=hidden_dtype or parameter.dtype, requires_grad=False
+            )
 
     def prefill(self, prompts: list[list[int]]) -> None:
         """Computes full-model KV of every prompt but its last token, the first root."""

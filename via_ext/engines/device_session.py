@@ -38,7 +38,10 @@ class DeviceSession:
         config: of all its runs.
         seconds: time spent in steps, prefill excluded; the device may still be at work.
         forward_seconds: 0: passes are not timed by the host.
+        hidden_dtype: of the saved hidden rows; None = the model's.
     """
+
+    hidden_dtype: torch.dtype | None = None
 
     def __init__(
         self,
@@ -76,7 +79,7 @@ class DeviceSession:
         self._state = DeviceState(
             config, policy, prompts, seed, eos_token_ids, device, has_slim=self._has_slim
         )
-        self._passes = DevicePasses(engine, self._state)
+        self._passes = DevicePasses(engine, self._state, self.hidden_dtype)
         self._verify = DeviceVerify(self._state, policy, model_config.vocab_size)
         self._runner = runner or GraphRunner(device)
         self._words = DecisionWord(self._state.words)

@@ -20,6 +20,8 @@ class DeviceVerify:
     Attributes:
         draft_probs: [B, N, V] the distribution each node was drawn from, None = one-hot.
         draft_to_target: [V_draft] id map of a reduced drafter vocabulary, or None.
+        held_words: [ceil(V / 32)] int32 allowed ids while end of sequence is held back, or None.
+        slim_rows: [B, max_backlog + 1, V] distributions that the audit compares with, or None.
     """
 
     def __init__(self, state: DeviceState, policy: Policy, vocab_size: int) -> None:
@@ -42,22 +44,22 @@ class DeviceVerify:
             "min_p": config.min_p,
         }
         eos = state.eos_token_ids.tolist()
-        self._held_back: torch.Tensor | None = None
+        self.held_words: torch.Tensor | None = None
         if eos and config.min_new_tokens > 0:
-            self._held_back = words_without(eos, vocab_size).to(state.keys.device)
-        self._slim_rows: torch.Tensor | None = None
+            self.held_words = words_without(eos, vocab_size).to(state.keys.device)
+        self.slim_rows: torch.Tensor | None = None
         if policy.saves_slim_rows and state.audit == "chain":
             # One spare row per request takes what is not kept.
             shape = (state.keys.shape[0], config.max_backlog + 1, vocab_size)
-            self._slim_rows = torch.zeros(shape, device=state.keys.device)
+            self.slim_rows = torch.zeros(shape, device=state.keys.device)
         self._audits: dict[int, ops.Verification] = {}
 
     def _allowed(self, held: torch.Tensor) -> torch.Tensor | None:
         """Grammar mask [B, rows, words] that holds end of sequence back where `held` says so."""
-        if self._held_back is None:
+        if self.held_words is None:
             return None
-        everything = torch.full_like(self._held_back, -1)
-        return torch.where(held[:, :, None], self._held_back, everything)
+        everything = torch.full_like(self.held_words, -1)
+        return torch.where(held[:, :, None], self.held_words, everything)
 
     def _call(self, tokens: torch.Tensor, logits: torch.Tensor, **extra: Any) -> None:
         state = self._state
@@ -107,8 +109,8 @@ class DeviceVerify:
         extra: dict[str, Any] = {}
         if self._policy.audit_rule == "route":
             extra = {"accept_threshold": config.audit_threshold, "escalate_threshold": 0.0}
-        if self._slim_rows is not None:
-            extra["draft_probs"] = self._slim_rows[:, :nodes]
+        if self.slim_rows is not None:
+            extra["draft_probs"] = self.slim_rows[:, :nodes]
         self._call(
             state.chain_ids[:, :nodes],
             logits,
@@ -127,14 +129,14 @@ class DeviceVerify:
         Args:
             logits: [B, 1 + N, V] of the slim verifier.
         """
-        if self._slim_rows is None:
+        if self.slim_rows is None:
             return
         source, size = self._state.slim_source, logits.shape[-1]
         rows = take_rows(logits, source)
         held = self._state.block_held.gather(1, source)
         probs = ops.filtered_probs(rows, allowed=self._allowed(held), **self._filters)
         target = self._state.slim_target.view(-1)
-        self._slim_rows.view(-1, size).index_copy_(0, target, probs.view(-1, size))
+        self.slim_rows.view(-1, size).index_copy_(0, target, probs.view(-1, size))
 
     def note_path(self, logits: torch.Tensor, column: int) -> None:
         """Unfiltered log-probabilities of the slim walk's path, for the overshoot.

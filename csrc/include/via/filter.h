@@ -28,16 +28,19 @@ struct FilteredProbsParams {
   std::int32_t vocab_size = 0;
   TensorView logits;                       // [R, V] float32, float16 or bfloat16
   TensorView allowed;                      // [R, ceil(V/32)] int32 bit words, or not given
+  const bool* allowed_rows = nullptr;      // [R] rows that `allowed` holds for; null = all
   FilterParams filter;                     // per-row entries have length R
   const std::int64_t* seed = nullptr;      // [R]; needed with token_ids at temperature > 0
   const std::int64_t* position = nullptr;  // [R]
   std::int32_t column = 0;
-  float* probs = nullptr;             // [R, V]; may be null if token_ids is set
-  std::int64_t probs_stride = 0;      // elements from row to row; 0 = vocab_size
-  std::int64_t* token_ids = nullptr;  // [R], or null
-  std::int64_t token_ids_stride = 1;  // elements from row to row
-  std::int32_t num_threads = 0;       // CPU: 0 = one per core
-  void* stream = nullptr;             // CUDA: cudaStream_t
+  float* probs = nullptr;                    // [R, V]; may be null if token_ids is set
+  std::int64_t probs_stride = 0;             // elements from row to row; 0 = vocab_size
+  const std::int64_t* probs_rows = nullptr;  // [R] row of `probs` that each goes to, all different;
+                                             // -1 = the row is left out; null = its own
+  std::int64_t* token_ids = nullptr;         // [R], or null
+  std::int64_t token_ids_stride = 1;         // elements from row to row
+  std::int32_t num_threads = 0;              // CPU: 0 = one per core
+  void* stream = nullptr;                    // CUDA: cudaStream_t
 };
 
 // Runs on the host, synchronously.

@@ -39,10 +39,12 @@ struct VerifyParams {
   TensorView draft_probs;      // [B, N, V_draft] distribution node i was drawn from; none = one-hot
   bool draft_probs_are_logits = false;  // true: softmax of them, as they are
   TensorView draft_to_target;           // [V_draft] int32 or int64 id map, or not given
-  TensorView allowed;          // [B, N+1, ceil(V/32)] int32 grammar bit words, or not given
-  TensorView uniform_samples;  // [B, N+1] float32 in [0, 1), or not given
-  TensorView seed;             // [B] int64, or not given
-  TensorView position;         // [B] int64, or not given
+  TensorView allowed;                  // [B, N+1, ceil(V/32)] int32 grammar bit words, or not given
+  const bool* allowed_rows = nullptr;  // [B, N+1] rows that `allowed` holds for; null = all
+  std::int64_t allowed_rows_stride = 0;  // elements from request to request
+  TensorView uniform_samples;            // [B, N+1] float32 in [0, 1), or not given
+  TensorView seed;                       // [B] int64, or not given
+  TensorView position;                   // [B] int64, or not given
 
   FloatParam accept_threshold;    // tau_accept
   FloatParam escalate_threshold;  // tau_escalate <= tau_accept
