@@ -8,6 +8,7 @@ the same again.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import signal
 import subprocess
@@ -63,10 +64,26 @@ def built() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def runs(built, request):
+    """Results of the chosen cases of `test_main`, by case; as many at a time as there are cores."""
+    chosen = [i for i in request.session.items if "runs" in getattr(i, "fixturenames", ())]
+    cases = [tuple(item.callspec.params[name] for name in CASE) for item in chosen]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {case: pool.submit(run_case, built, *case) for case in cases}
+
+
+CASE = ("word", "build", "schedule", "seed")
+
+
+def run_case(folder: Path, word: str, build: str, schedule: str, seed: int) -> programs.Result:
+    return programs.run(folder / f"{word}_{build}", schedule=schedule, seed=seed)
+
+
 @pytest.mark.parametrize(("build", "schedule", "seed"), RUNS)
 @pytest.mark.parametrize("word", WORDS)
-def test_main(built, word, build, schedule, seed):
-    result = programs.run(built / f"{word}_{build}", schedule=schedule, seed=seed)
+def test_main(runs, word, build, schedule, seed):
+    result = runs[word, build, schedule, seed].result()
     assert result.status == OK, result.output
 
 
