@@ -51,8 +51,6 @@ struct BlockShared {
   RingCursor cursor;
   SlotPlan plans[2];      // of slot i at i % 2; the other is being made
   std::int32_t consumed;  // slots of the range, all products so far
-  std::int32_t live_tokens;
-  std::int32_t flag;  // for a value that one thread reads for all
 };
 
 template <class T>

@@ -39,7 +39,6 @@ VIA_DEVICE void make_token_table(Block<T>& block, const PassInput& input, std::i
     }
     live += count;
   }
-  if (thread == 0) shared.live_tokens = live;
   block.live_tokens = live;
 }
 

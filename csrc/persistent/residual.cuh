@@ -17,6 +17,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "cuda/tree_attention_softmax.cuh"
 #include "persistent/block.cuh"
 
 namespace via::persistent {
@@ -36,9 +37,6 @@ VIA_DEVICE void for_each_unit(const Block<T>& block, Visit visit) {
   }
 }
 
-VIA_DEVICE std::uint32_t pack_bf16(float low, float high) {
-  return bits_as<std::uint32_t>(__floats2bfloat162_rn(low, high));
-}
 VIA_DEVICE float low_bf16(std::uint32_t pair) { return __uint_as_float(pair << 16); }
 VIA_DEVICE float high_bf16(std::uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
 
@@ -60,9 +58,10 @@ VIA_DEVICE void publish(const Block<T>& block, const float* norm, float* parts) 
     parts[unit * kMaxTokens + token] = squares;
     auto* const to = static_cast<BFloat16*>(buffers.normed) +
                      block.shared.rows[token] * hidden_size + block.first_hidden + unit * kRowUnit;
-    *reinterpret_cast<uint4*>(to) =
-        make_uint4(pack_bf16(value[0], value[1]), pack_bf16(value[2], value[3]),
-                   pack_bf16(value[4], value[5]), pack_bf16(value[6], value[7]));
+    *reinterpret_cast<uint4*>(to) = make_uint4(attention::pack(value[0], value[1], BFloat16{}),
+                                               attention::pack(value[2], value[3], BFloat16{}),
+                                               attention::pack(value[4], value[5], BFloat16{}),
+                                               attention::pack(value[6], value[7], BFloat16{}));
   });
   __syncthreads();
   const int token = static_cast<int>(threadIdx.x);
